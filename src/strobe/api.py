@@ -1,0 +1,263 @@
+"""The six verbs. Each is: describe, check, plan, call.
+
+The arrays decide the face (today torch), the face describes them, the hall checks and plans, a room runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from strobe.errors import Invalid
+from strobe.faces import torch as face
+from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
+from strobe.masks import Full, Mask
+from strobe.plan import Plan
+from strobe.problem import Call
+from strobe.state import State
+from strobe.terms import Alibi, Dropout, Sink, SoftCap
+
+FULL = Full()
+
+
+def _call(
+    q: Any, k: Any, v: Any, mask: Mask, scale: float | None, cap: SoftCap | None, bias: Any,
+    alibi: Alibi | None, sink: Sink | None, dropout: Dropout | None, first: Any,
+) -> Call:  # fmt: skip
+    """The call as one value, keys and values joined in their layout."""
+    if isinstance(k, (Paged, Ranged)):
+        if v is not None:
+            raise Invalid(f"{type(k).__name__} carries its values, so v is left out; got both")
+        keys = k
+    elif v is None:
+        raise Invalid("v is missing: keys that are an array or Packed come with their values")
+    elif isinstance(k, Packed):
+        if isinstance(v, Packed):
+            raise Invalid("packed values lie as their keys do: give v as the bare array [N, G, V]")
+        keys = PackedKeys(k.tokens, v, k.offsets, k.longest)
+    else:
+        keys = Dense(k, v)
+    return Call(q, keys, mask, scale, cap, bias, alibi, sink, dropout, first)
+
+
+def attention(
+    q: Any, k: Any, v: Any = None, *, mask: Mask = FULL, scale: float | None = None, cap: SoftCap | None = None,
+    bias: Any = None, alibi: Alibi | None = None, sink: Sink | None = None, dropout: Dropout | None = None, first: Any = None,
+) -> Any:  # fmt: skip
+    """Each query's average of the values, weighted by how well its key matches.
+
+        out[b, t, h] = Σ_s softmax_s(cap(scale · q[b, t, h] · k[b, s, g]) + bias, masked) v[b, s, g],   g = h // (H / G)
+
+    The last query stands at the last key, so with T=3, S=5 `Causal()` lets through (■):
+
+        ■ ■ ■ · ·
+        ■ ■ ■ ■ ·
+        ■ ■ ■ ■ ■
+
+    Args:
+        q: `[B, T, H, D]`, float16, bfloat16, float32 or float64; or `Packed`.
+        k: `[B, S, G, D]`, `Packed`, or tokens that carry their values: `Ranged`, `Paged`. An array may be `Scaled`.
+        v: `[B, S, G, V]`, or `[N, G, V]` beside packed keys.
+        mask: which keys a query may see. Masks compose: `Causal() & Window(before=1023)`.
+        scale: D**-0.5 unless given.
+        cap: bounds the scores, `limit · tanh(score / limit)`.
+        bias: added to the scores, broadcastable to `[B, H, T, S]`; it may ask for a gradient.
+        alibi: adds `−slope · distance`.
+        sink: one more logit a head in the denominator.
+        dropout: drops weights, the same ones on every device.
+        first: the position of the first query, an integer or int32 `[B]`; S − T unless given.
+
+    Returns:
+        `[B, T, H, V]` (`[N, H, V]` for packed queries), the dtype of `q`. A query that may see no key gets zeros.
+
+    Raises:
+        Invalid: the shapes, dtypes or devices make no sense together.
+        Unsupported: no room on this machine can do it; the message lists each room's reasons.
+
+    Error: at most twice that of the plain computation in the same dtype, both against float64 (docs/contract.md).
+    Source: Dao, 2023, arXiv:2307.08691, algorithm 1; splitting: Flash-Decoding, Dao et al., 2023.
+
+    >>> import torch
+    >>> q = torch.randn(1, 3, 8, 64); k = torch.randn(1, 5, 2, 64); v = torch.randn(1, 5, 2, 64)
+    >>> attention(q, k, v, mask=Causal()).shape
+    torch.Size([1, 3, 8, 64])
+    """
+    return face.attend(_call(q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first)).out
+
+
+def attention_state(
+    q: Any, k: Any, v: Any = None, *, mask: Mask = FULL, scale: float | None = None, cap: SoftCap | None = None,
+    bias: Any = None, alibi: Alibi | None = None, sink: Sink | None = None, dropout: Dropout | None = None, first: Any = None,
+) -> State:  # fmt: skip
+    """`attention`, with the log of the softmax's denominator: a state that can be merged.
+
+        lse[b, t, h] = ln Σ_s exp(score[b, h, t, s])        (natural logarithm; a sink is in the sum)
+
+    Args:
+        q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first: as for `attention`.
+
+    Returns:
+        `State(out, lse)`: out as `attention` returns it, lse float32 `[B, T, H]` (`[N, H]` packed; float64 for
+        float64 queries), −∞ where no key is seen. Both have gradients.
+
+    Raises:
+        Invalid, Unsupported: as for `attention`.
+
+    Error: lse within 2e-5 of float64's in float32, twice the plain computation's in narrower dtypes.
+    Source: Dao, 2023, arXiv:2307.08691, section 3.1 (the log-sum-exp kept for the backward pass).
+
+    >>> import torch
+    >>> q = torch.randn(1, 3, 8, 64); k = torch.randn(1, 5, 2, 64); v = torch.randn(1, 5, 2, 64)
+    >>> attention_state(q, k, v).lse.shape
+    torch.Size([1, 3, 8])
+    """
+    return face.attend(_call(q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first))
+
+
+def merge(*states: State) -> State:
+    """The state over all the keys that the given states saw, each key by one of them.
+
+        lse = ln Σ_i exp(lse_i)        out = Σ_i exp(lse_i − lse) · out_i
+
+    Args:
+        states: two or more of `State(out, lse)`, out `[..., V]`, lse float32 `[...]`.
+
+    Returns:
+        One state of the same shapes and dtypes. Merging is associative and commutative up to rounding; a state
+        that saw no key (out 0, lse −∞) changes nothing. It has gradients.
+
+    Raises:
+        Invalid: fewer than two states, or shapes, dtypes or devices that differ.
+
+    Error: that of one rounding to the dtype of `out`.
+    Source: Flash-Decoding, Dao et al., 2023; Rabe and Staats, 2021, arXiv:2112.05682, section 2.
+
+    >>> import torch
+    >>> q = torch.randn(1, 1, 8, 64); k = torch.randn(1, 6, 2, 64); v = torch.randn(1, 6, 2, 64)
+    >>> halves = [attention_state(q, k[:, i : i + 3], v[:, i : i + 3]) for i in (0, 3)]
+    >>> torch.allclose(merge(*halves).out, attention(q, k, v), atol=1e-6)
+    True
+    """
+    if len(states) < 2:
+        raise Invalid(f"merge takes two states or more; got {len(states)}")
+    result = states[0]
+    for other in states[1:]:
+        result = face.merge(result, other)
+    return result
+
+
+def append(pages: Paged, k: Any, v: Any) -> None:
+    """Writes new keys and values into the pages of their sequences, in place.
+
+        token t of the T new ones of sequence b goes to position  lengths[b] − T + t
+
+    `pages.lengths` are the lengths with the new tokens, so the same value serves the `attention` that follows.
+    Pages that are `Scaled` are quantised on the way: one scale a token and head, `max |x| / 127` for int8.
+
+    Args:
+        pages: `Paged`; its arrays are changed.
+        k: `[B, T, G, D]`, or `Packed` of `[N, G, D]`.
+        v: `[B, T, G, V]`, or `[N, G, V]` beside packed keys.
+
+    Raises:
+        Invalid: the tokens do not fit the pages, or a table entry is not a page.
+
+    Error: none, or the rounding to the pages' dtype.
+    Source: Kwon et al., 2023, arXiv:2309.06180, section 4.1.
+
+    >>> import torch
+    >>> table, lengths = torch.tensor([[1, 0]], dtype=torch.int32), torch.tensor([6], dtype=torch.int32)
+    >>> pages = Paged(torch.zeros(2, 4, 2, 64), torch.zeros(2, 4, 2, 64), table, lengths, longest=6)
+    >>> append(pages, torch.ones(1, 6, 2, 64), torch.ones(1, 6, 2, 64))
+    >>> pages.keys[:, :, 0, 0]
+    tensor([[1., 1., 0., 0.],
+            [1., 1., 1., 1.]])
+    """
+    face.append(pages, k, v)
+
+
+def explain(
+    q: Any, k: Any, v: Any = None, *, mask: Mask = FULL, scale: float | None = None, cap: SoftCap | None = None,
+    bias: Any = None, alibi: Alibi | None = None, sink: Sink | None = None, dropout: Dropout | None = None, first: Any = None,
+) -> Plan:  # fmt: skip
+    """The plan of a call, without running it: which file runs, why, and why nothing better does.
+
+        problem × machine → plan
+
+    Args:
+        q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first: as for `attention`.
+
+    Returns:
+        A `Plan`: a value that prints, compares and hashes, and that `run` runs.
+
+    Raises:
+        Invalid, Unsupported: as for `attention`.
+
+    Error: none; nothing is computed.
+    Source: docs/how-it-works/plan.md.
+
+    >>> import torch
+    >>> q = torch.randn(1, 3, 8, 64, dtype=torch.float64)
+    >>> explain(q, q, q).room
+    'reference'
+    """
+    return face.plan_of(_call(q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first))
+
+
+def run(plan: Plan, q: Any, k: Any, v: Any = None, *, mask: Mask | None = None, bias: Any = None,
+        alibi: Alibi | None = None, sink: Sink | None = None, first: Any = None) -> State:  # fmt: skip
+    """Runs a plan that was kept: checked and planned once, run for every layer or step of the same shapes.
+
+        plan × arrays → state
+
+    Args:
+        plan: what `explain` returned.
+        q, k, v: arrays of the shapes and dtypes the plan was made for.
+        mask: needed again only if it holds arrays (`Documents`, `Blocks`, `Tree`, `Dense`).
+        bias, alibi, sink, first: given if, and only if, the plan's call had them.
+
+    Returns:
+        `State(out, lse)`. No gradient is recorded: that is what `attention_state` is for.
+
+    Raises:
+        Invalid: the arrays are not what the plan was made for.
+
+    Error: that of `attention`.
+    Source: the plan-and-run habit of FlashInfer, Ye et al., 2025, arXiv:2501.01005, section 3.4.
+
+    >>> import torch
+    >>> q = torch.randn(1, 3, 8, 64)
+    >>> plan = explain(q, q, q)
+    >>> torch.equal(run(plan, q, q, q).out, attention(q, q, q))
+    True
+    """
+    kept = plan.problem
+    if not hasattr(kept, "call"):
+        raise Invalid(f"run takes the plan of an attention, as explain returns it; got the plan of {kept}")
+    asked = kept.call
+    call = _call(q, k, v, asked.mask if mask is None else mask, asked.scale, asked.cap, bias, alibi, sink, asked.dropout,
+                 asked.first if isinstance(asked.first, int) else first)  # fmt: skip
+    return face.run(plan, call)
+
+
+@contextmanager
+def using(room: str) -> Iterator[None]:
+    """Within the `with`, calls run in the named room or raise `Unsupported`.
+
+    Args:
+        room: "cpu", "sdpa" or "reference".
+
+    Raises:
+        Invalid: there is no room of that name.
+
+    Source: docs/how-it-works/rooms.md.
+
+    >>> import torch
+    >>> q = torch.randn(1, 3, 8, 64)
+    >>> with using(room="reference"):
+    ...     explain(q, q, q).room
+    'reference'
+    """
+    with face.using(room):
+        yield

@@ -1,0 +1,1 @@
+"""The rooms. A room imports the hall and itself, never another room."""

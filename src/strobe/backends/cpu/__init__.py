@@ -1,0 +1,1 @@
+"""The CPU room: compiled C++ behind a plain C interface."""

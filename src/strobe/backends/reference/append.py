@@ -1,0 +1,60 @@
+"""New keys and values written into pages: token t of T of sequence b stands at lengths[b] − T + t."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from strobe.appending import Append
+from strobe.errors import Invalid
+from strobe.layouts import Packed, Paged
+from strobe.plan import Plan
+from strobe.terms import Scaled
+
+
+def launch(plan: Plan, pages: Paged, k: Any, v: Tensor) -> None:
+    """Writes in place; nothing is written if any token has no place."""
+    problem = plan.problem
+    assert isinstance(problem, Append)
+    tokens = k.tokens if isinstance(k, Packed) else k.reshape(-1, *k.shape[-2:])
+    values = v.reshape(-1, *v.shape[-2:])
+    device = tokens.device
+    if isinstance(k, Packed):
+        offsets = k.offsets.long()
+        counts = offsets.diff()
+        sequence = torch.repeat_interleave(torch.arange(problem.B, device=device), counts)
+        t = torch.arange(tokens.shape[0], device=device) - offsets[sequence]
+    else:
+        counts = torch.full((problem.B,), problem.T, device=device)
+        sequence = torch.arange(problem.B, device=device).repeat_interleave(problem.T)
+        t = torch.arange(problem.T, device=device).repeat(problem.B)
+    at = (pages.lengths.long() - counts)[sequence] + t
+    held = pages.keys.data.shape if isinstance(pages.keys, Scaled) else pages.keys.shape
+    if at.numel() and (int(at.min()) < 0 or int(at.max()) >= pages.table.shape[1] * problem.Z):
+        raise Invalid(
+            f"new tokens stand at lengths − T … lengths − 1, within 0 … {pages.table.shape[1] * problem.Z - 1}; "
+            f"got positions {int(at.min())} … {int(at.max())} for lengths {pages.lengths.tolist()}"
+        )
+    page = pages.table.long()[sequence, at // problem.Z]
+    wrong = (page < 0) | (page >= held[0])
+    if bool(wrong.any()):
+        i = int(wrong.nonzero()[0])
+        raise Invalid(
+            f"table[{int(sequence[i])}, {int(at[i]) // problem.Z}] = {int(page[i])} is not a page: pages are 0 … {held[0] - 1}"
+        )
+    _write(pages.keys, page, at % problem.Z, tokens)
+    _write(pages.values, page, at % problem.Z, values)
+
+
+def _write(side: Any, page: Tensor, row: Tensor, tokens: Tensor) -> None:
+    if not isinstance(side, Scaled):
+        side[page, row] = tokens.to(side.dtype)
+        return
+    largest = 127.0 if side.data.dtype == torch.int8 else torch.finfo(side.data.dtype).max
+    wide = tokens.float()
+    scale = wide.abs().amax(-1) / largest
+    steps = wide / torch.where(scale == 0, 1.0, scale)[..., None]
+    side.data[page, row] = (steps.round() if side.data.dtype == torch.int8 else steps).to(side.data.dtype)
+    side.scale[page, row] = scale

@@ -1,0 +1,1 @@
+"""torch's own attention kernel: what runs on a CPU when the compiled library is missing."""

@@ -1,0 +1,36 @@
+"""Will torch's own kernel take it? Plain and causal attention, windows, any layout; no terms but the scale."""
+
+from __future__ import annotations
+
+from strobe.answers import Offer, Question, Refusal
+from strobe.machine import Machine
+from strobe.masks import causal_window
+from strobe.problem import Problem
+
+
+def offer(problem: Question, machine: Machine) -> Offer | Refusal:
+    """An offer for forward attention on a CPU; the reasons otherwise."""
+    if not isinstance(problem, Problem) or problem.verb != "attention":
+        return Refusal(("offers forward attention only",))
+    no = []
+    call = problem.call
+    if machine.device != "cpu":
+        no.append(f"runs on a CPU; this is {machine.device}")
+    if machine.compiled:
+        no.append("the compiled CPU library is here and does better")
+    if problem.dtype == "float64":
+        no.append("float64 is the reference room's")
+    if causal_window(call.mask) is None:
+        no.append("masks are Full, Causal and Window")
+    if problem.scaled:
+        no.append("keys and values that carry scales are not read")
+    no += [f"no {name}" for name in ("cap", "bias", "alibi", "sink", "dropout") if getattr(call, name) is not None]
+    if problem.V != problem.D:
+        no.append(f"V has to be D; got D={problem.D}, V={problem.V}")
+    if no:
+        return Refusal(tuple(no))
+    return Offer(
+        "forward",
+        "torch's kernel, the queries of a group packed into one head; the compiled library would take about "
+        "0.6 × its time in prefill and 0.3 × in decode (docs/rooms/sdpa.md)",
+    )

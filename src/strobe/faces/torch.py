@@ -1,0 +1,271 @@
+"""torch's face: describes tensors, and makes the verbs operators that autograd and torch.compile know.
+
+Without gradients and outside torch.compile a call goes straight to its kernel. Otherwise it goes through
+`torch.ops.strobe.attention`, whose schema carries tensors, strings and integers: `faces/seam.py` flattens a call
+at the operator and rebuilds it inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from strobe.appending import check_append
+from strobe.errors import Invalid, Unsupported
+from strobe.faces.seam import flatten, unflatten
+from strobe.layouts import Dense, Packed, Paged
+from strobe.machine import Machine
+from strobe.masks import Full
+from strobe.merging import check_merge
+from strobe.plan import Plan, plan
+from strobe.problem import Call, Described, Problem, check, key_sides, map_arrays
+from strobe.rooms import ROOMS, kernel
+from strobe.state import State
+
+_room: ContextVar[str | None] = ContextVar("strobe_room", default=None)
+_DTYPES = {getattr(torch, name): name for name in (
+    "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool",
+    "float8_e4m3fn", "float8_e5m2",
+)}  # fmt: skip
+
+
+@contextmanager
+def using(room: str) -> Iterator[None]:
+    """Calls within run in `room`, or raise."""
+    if room not in ROOMS:
+        raise Invalid(f"no room is called {room!r}; the rooms are {', '.join(ROOMS)}")
+    token = _room.set(room)
+    try:
+        yield
+    finally:
+        _room.reset(token)
+
+
+@lru_cache(maxsize=None)
+def _device_name(device: torch.device) -> str:
+    return str(device)
+
+
+def describe(value: Any) -> Any:
+    """A tensor's description; anything else as it is, for `check` to name."""
+    if not isinstance(value, Tensor):
+        return value
+    stride = value.stride(-1) if value.dim() else 1
+    dtype = _DTYPES.get(value.dtype) or str(value.dtype).removeprefix("torch.")
+    return Described(tuple(value.shape), dtype, _device_name(value.device), stride)
+
+
+def _described(call: Call) -> Call:
+    keys = call.keys
+    if type(keys) is Dense and call.bias is None and call.alibi is None and call.sink is None and call.first is None:
+        if isinstance(call.q, Tensor) and isinstance(keys.k, Tensor) and isinstance(keys.v, Tensor):
+            if call.mask.plain:  # the common call, without a walk over the values' fields
+                described = Dense(describe(keys.k), describe(keys.v))
+                return Call(describe(call.q), described, call.mask, call.scale, call.cap, dropout=call.dropout)
+    return map_arrays(call, describe)
+
+
+def machine(device: str) -> Machine:
+    """The machine that a tensor's device is."""
+    if device == "cpu":
+        return Machine.cpu(torch.get_num_threads())
+    if device.startswith("cuda"):
+        return _cuda(device)
+    raise Unsupported(f"no room runs on the device {device!r}; known are cpu and cuda")
+
+
+@lru_cache(maxsize=None)
+def _cuda(device: str) -> Machine:
+    found = torch.cuda.get_device_properties(device)
+    arch = found.gcnArchName.split(":")[0] if torch.version.hip else f"sm{found.major}{found.minor}"
+    return Machine(found.name, "cuda", arch, found.multi_processor_count)
+
+
+def plan_of(call: Call) -> Plan:
+    """Checked and planned, not run."""
+    problem = check(_described(call))
+    return plan(problem, machine(problem.device), _room.get())
+
+
+def launch(chosen: Plan, call: Call) -> State:
+    """Runs the plan's kernel."""
+    return kernel(chosen.room, chosen.offer.kernel).launch(chosen, call)
+
+
+def attend(call: Call) -> State:
+    """The state of a call, recorded for autograd where a gradient is asked for."""
+    if torch.compiler.is_compiling() or _wants_gradient(call):
+        if isinstance(call.keys, Paged) and any(isinstance(s, Tensor) and s.requires_grad for s in key_sides(call.keys)):
+            raise Invalid("pages are a cache and take no gradient; pass keys and values as arrays, or detach the pages")
+        q, k, v, bias, slopes, sink, rest, words, sizes = flatten(call)
+        return State(*torch.ops.strobe.attention.default(q, k, v, bias, slopes, sink, rest, words, sizes))
+    with torch.no_grad():
+        return launch(plan_of(call), call)
+
+
+def _wants_gradient(call: Call) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    wanted = False
+
+    def look(value: Any) -> Any:
+        nonlocal wanted
+        wanted = wanted or (isinstance(value, Tensor) and value.requires_grad)
+        return value
+
+    keys = call.keys
+    for value in (call.q, keys.k, keys.v) if type(keys) is Dense else (call.q, keys):
+        map_arrays(value, look)
+    for value in (call.bias, call.alibi, call.sink):
+        map_arrays(value, look)
+    return wanted
+
+
+def run(chosen: Plan, call: Call) -> State:
+    """Runs a kept plan on arrays that are what it was made for."""
+    found = _described(call)
+    if found != chosen.problem.call:  # type: ignore[union-attr]
+        raise Invalid(f"the plan was made for {chosen.problem}; got {check(found)}. Make a new plan with explain")
+    with torch.no_grad():
+        return launch(chosen, call)
+
+
+def merge(a: State, b: State) -> State:
+    """Two states as one."""
+    problem = check_merge(describe(a[0]), describe(a[1]), describe(b[0]), describe(b[1]))
+    a, b = State(*a), State(*b)
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(x.requires_grad for x in (*a, *b))):
+        return kernel("reference", "merge").joined(a, b)
+    chosen = plan(problem, machine(problem.device), _room.get())
+    return kernel(chosen.room, chosen.offer.kernel).launch(chosen, a, b)
+
+
+def append(pages: Paged, k: Any, v: Any) -> None:
+    """Writes new tokens into their pages."""
+    problem = check_append(map_arrays(pages, describe), map_arrays(k, describe), describe(v))
+    chosen = plan(problem, machine(problem.device), _room.get())
+    with torch.no_grad():
+        kernel(chosen.room, chosen.offer.kernel).launch(chosen, pages, k, v)
+
+
+# ── the operators ──
+
+_library = torch.library.Library("strobe", "DEF")  # kept alive: torch forgets operators whose library is collected
+_TAKES = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? slopes, Tensor? sink, Tensor[] rest, str words, SymInt[] sizes"
+_library.define(f"attention({_TAKES}) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,))
+_library.define(
+    f"attention_backward(Tensor d_out, Tensor? d_lse, {_TAKES}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    f"attention_backward_backward(Tensor d_out, Tensor? d_lse, Tensor?[] cotangents, {_TAKES}) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _attention(*flat: Any) -> tuple[Tensor, Tensor]:
+    call = unflatten(*flat)
+    out, lse = launch(plan_of(call), call)
+    return out, lse
+
+
+def _backward_plan(call: Call) -> Plan:
+    problem = replace(check(_described(call)), verb="backward")
+    return plan(problem, machine(problem.device), _room.get() if _room.get() == "reference" else None)
+
+
+def _attention_backward(d_out: Tensor, d_lse: Tensor | None, *flat: Any) -> tuple[Tensor, ...]:
+    call = unflatten(*flat)
+    chosen = _backward_plan(call)
+    found = kernel(chosen.room, chosen.offer.kernel).launch(chosen, call, d_out.contiguous(), d_lse)
+    return tuple(d_out.new_empty(0) if g is None else g.contiguous() for g in found)
+
+
+def _attention_backward_backward(
+    d_out: Tensor, d_lse: Tensor | None, cotangents: list[Tensor | None], *flat: Any
+) -> list[Tensor]:
+    call = unflatten(*flat)
+    if type(call.keys) is not Dense or isinstance(call.q, Packed):
+        raise Unsupported(f"double backward takes dense arrays only; got {type(call.keys).__name__}")
+    chosen = _backward_plan(call)
+    found = kernel("reference", "double_backward").launch(chosen, call, d_out, d_lse, list(cotangents))
+    return [d_out.new_empty(0) if g is None else g.contiguous() for g in found]
+
+
+def _attention_fake(q: Tensor, k: Tensor, v: Tensor, bias: Any, slopes: Any, sink: Any, rest: Any, words: str, sizes: Any):  # fmt: skip  # noqa: ANN202
+    lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return q.new_empty((*q.shape[:-1], v.shape[-1])), q.new_empty(q.shape[:-1], dtype=lse_dtype)
+
+
+def _like(x: Tensor | None, d_out: Tensor) -> Tensor:
+    return d_out.new_empty(0) if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _no_gradient(words: str, k: Tensor) -> bool:
+    return "keys=Paged" in words or not k.dtype.is_floating_point or k.dtype.itemsize == 1
+
+
+def _attention_backward_fake(d_out: Tensor, d_lse: Any, q: Tensor, k: Tensor, v: Tensor, bias: Any, slopes: Any, sink: Any, rest: Any, words: str, sizes: Any):  # fmt: skip  # noqa: ANN202
+    keys = (None if _no_gradient(words, x) else x for x in (k, v))
+    return tuple(_like(x, d_out) for x in (q, *keys, bias, slopes, sink))
+
+
+def _attention_backward_backward_fake(d_out: Tensor, d_lse: Any, cotangents: Any, q: Tensor, k: Tensor, v: Tensor, bias: Any, slopes: Any, sink: Any, rest: Any, words: str, sizes: Any):  # fmt: skip  # noqa: ANN202
+    return [_like(x, d_out) for x in (d_out, d_lse, q, k, v, bias, slopes, sink)]
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    q, k, v, bias, slopes, sink, rest, ctx.words, ctx.sizes = inputs
+    ctx.save_for_backward(q, k, v, bias, slopes, sink, *rest)
+    ctx.set_materialize_grads(False)
+
+
+def _recorded(ctx: Any) -> tuple[Any, ...]:
+    q, k, v, bias, slopes, sink, *rest = ctx.saved_tensors
+    return q, k, v, bias, slopes, sink, rest, ctx.words, ctx.sizes
+
+
+def _attention_gradient(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
+    flat = _recorded(ctx)
+    q, v = flat[0], flat[2]
+    if d_out is None:
+        d_out = q.new_zeros((*q.shape[:-1], v.shape[-1]))
+    found = torch.ops.strobe.attention_backward.default(d_out, d_lse, *flat)
+    present = [x is not None and x.dtype.is_floating_point for x in flat[:6]]
+    present[1] = present[1] and not _no_gradient(ctx.words, flat[1])
+    present[2] = present[2] and not _no_gradient(ctx.words, flat[2])
+    return *(g if real else None for g, real in zip(found, present, strict=True)), [None] * len(flat[6]), None, [None] * len(ctx.sizes)
+
+
+def _remember_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    d_out, d_lse, q, k, v, bias, slopes, sink, rest, ctx.words, ctx.sizes = inputs
+    ctx.save_for_backward(d_out, d_lse, q, k, v, bias, slopes, sink, *rest)
+    ctx.set_materialize_grads(False)
+
+
+def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+    d_out, d_lse, *flat, rest = (*ctx.saved_tensors[:8], list(ctx.saved_tensors[8:]))
+    inputs = (d_out, d_lse, *flat)
+    found = torch.ops.strobe.attention_backward_backward.default(
+        d_out, d_lse, list(cotangents), *flat, rest, ctx.words, ctx.sizes
+    )
+    return *(g if x is not None else None for g, x in zip(found, inputs, strict=True)), [None] * len(rest), None, [None] * len(ctx.sizes)
+
+
+for _name, _run, _fake in (
+    ("attention", _attention, _attention_fake),
+    ("attention_backward", _attention_backward, _attention_backward_fake),
+    ("attention_backward_backward", _attention_backward_backward, _attention_backward_backward_fake),
+):
+    for _device in ("CPU", "CUDA"):
+        _library.impl(_name, _run, _device)
+    torch.library.register_fake(f"strobe::{_name}", _fake, lib=_library)
+torch.library.register_autograd("strobe::attention", _attention_gradient, setup_context=_remember, lib=_library)
+torch.library.register_autograd("strobe::attention_backward", _backward_gradient, setup_context=_remember_backward, lib=_library)

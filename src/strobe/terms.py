@@ -1,0 +1,73 @@
+"""What else enters the softmax: soft cap, ALiBi, sinks, dropout; and keys or values with scales.
+
+The order is the contract's: `softmax(mask(cap(scale · q kᵀ) + bias + alibi), sink)`, then dropout.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from strobe.errors import Invalid
+from strobe.masks import ARRAY
+
+
+@dataclass(frozen=True)
+class SoftCap:
+    """Bounds the scores smoothly: `limit · tanh(score / limit)` (Gemma 2, arXiv:2408.00118, section 2)."""
+
+    limit: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.limit) and self.limit > 0):
+            raise Invalid(f"SoftCap(limit) is a finite number above 0; got {self.limit}. For no cap leave it out")
+
+
+@dataclass(frozen=True)
+class Alibi:
+    """Adds `−slope · |position of query − position of key|` to the score (arXiv:2108.12409, section 3).
+
+    `slopes` is float32, `[H]` or `[B, H]`; it may ask for a gradient.
+    """
+
+    slopes: Any = field(metadata=ARRAY)
+
+
+@dataclass(frozen=True)
+class Sink:
+    """One more logit a query head in the softmax's denominator, with no value behind it (gpt-oss).
+
+    `logits` is `[H]`; it may ask for a gradient. The lse of the result includes it.
+    """
+
+    logits: Any = field(metadata=ARRAY)
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Drops each weight with probability `p` and scales the others by `1 / (1 − p)`.
+
+    The weight of (b, h, t, s) is kept if Philox4x32-10 with key (seed's low and high 32 bits) and counter
+    (s, t, h, b) gives a first word of at least ⌊p · 2³²⌋ (Salmon et al., SC 2011): the same on every device.
+    """
+
+    p: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.p < 1.0:
+            raise Invalid(f"Dropout(p) is a probability of at least 0 and below 1; got {self.p}")
+        if not 0 <= self.seed < 2**64:
+            raise Invalid(f"Dropout(seed) is an integer of 64 bits, 0 … 2**64 − 1; got {self.seed}")
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Keys or values in int8 or float8 with their scales: the formula is that of `data · scale`.
+
+    `data` is `[…, heads, width]`, `scale` float32 `[…, heads]`: one scale a token and head.
+    """
+
+    data: Any = field(metadata=ARRAY)
+    scale: Any = field(metadata=ARRAY)
