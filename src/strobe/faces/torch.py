@@ -22,12 +22,13 @@ from strobe.errors import Invalid, Unsupported
 from strobe.faces.seam import flatten, unflatten
 from strobe.layouts import Dense, Packed, Paged
 from strobe.machine import Machine
-from strobe.masks import Full
+from strobe.masks import Mask
 from strobe.merging import check_merge
 from strobe.plan import Plan, plan
 from strobe.problem import Call, Described, Problem, check, key_sides, map_arrays
 from strobe.rooms import ROOMS, kernel
 from strobe.state import State
+from strobe.terms import Scaled
 
 _room: ContextVar[str | None] = ContextVar("strobe_room", default=None)
 _DTYPES = {getattr(torch, name): name for name in (
@@ -54,9 +55,9 @@ def _device_name(device: torch.device) -> str:
 
 
 def describe(value: Any) -> Any:
-    """A tensor's description; anything else as it is, for `check` to name."""
+    """A tensor's description; for anything else its type in words, for `check` to name."""
     if not isinstance(value, Tensor):
-        return value
+        return f"a {type(value).__name__}"
     stride = value.stride(-1) if value.dim() else 1
     dtype = _DTYPES.get(value.dtype) or str(value.dtype).removeprefix("torch.")
     return Described(tuple(value.shape), dtype, _device_name(value.device), stride)
@@ -66,7 +67,7 @@ def _described(call: Call) -> Call:
     keys = call.keys
     if type(keys) is Dense and call.bias is None and call.alibi is None and call.sink is None and call.first is None:
         if isinstance(call.q, Tensor) and isinstance(keys.k, Tensor) and isinstance(keys.v, Tensor):
-            if call.mask.plain:  # the common call, without a walk over the values' fields
+            if isinstance(call.mask, Mask) and call.mask.plain:  # the common call, without a walk over the values' fields
                 described = Dense(describe(keys.k), describe(keys.v))
                 return Call(describe(call.q), described, call.mask, call.scale, call.cap, dropout=call.dropout)
     return map_arrays(call, describe)
@@ -102,12 +103,18 @@ def launch(chosen: Plan, call: Call) -> State:
 def attend(call: Call) -> State:
     """The state of a call, recorded for autograd where a gradient is asked for."""
     if torch.compiler.is_compiling() or _wants_gradient(call):
-        if isinstance(call.keys, Paged) and any(isinstance(s, Tensor) and s.requires_grad for s in key_sides(call.keys)):
-            raise Invalid("pages are a cache and take no gradient; pass keys and values as arrays, or detach the pages")
+        _refuse_cache_gradients(call)
         q, k, v, bias, slopes, sink, rest, words, sizes = flatten(call)
         return State(*torch.ops.strobe.attention.default(q, k, v, bias, slopes, sink, rest, words, sizes))
     with torch.no_grad():
         return launch(plan_of(call), call)
+
+
+def _refuse_cache_gradients(call: Call) -> None:
+    for side in key_sides(call.keys):
+        held = (side.data, side.scale) if isinstance(side, Scaled) else (side,) if isinstance(call.keys, Paged) else ()
+        if any(isinstance(x, Tensor) and x.requires_grad for x in held):
+            raise Invalid("pages and scaled keys are a cache and take no gradient; pass plain arrays, or detach them")
 
 
 def _wants_gradient(call: Call) -> bool:
@@ -232,6 +239,11 @@ def _recorded(ctx: Any) -> tuple[Any, ...]:
     return q, k, v, bias, slopes, sink, rest, ctx.words, ctx.sizes
 
 
+def _no_gradients(sizes: list[int]) -> list[None] | None:
+    """torch takes an empty list for a list of tensors and a list of integers for one value."""
+    return None if sizes else []
+
+
 def _attention_gradient(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
     flat = _recorded(ctx)
     q, v = flat[0], flat[2]
@@ -241,7 +253,7 @@ def _attention_gradient(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) ->
     present = [x is not None and x.dtype.is_floating_point for x in flat[:6]]
     present[1] = present[1] and not _no_gradient(ctx.words, flat[1])
     present[2] = present[2] and not _no_gradient(ctx.words, flat[2])
-    return *(g if real else None for g, real in zip(found, present, strict=True)), [None] * len(flat[6]), None, [None] * len(ctx.sizes)
+    return *(g if real else None for g, real in zip(found, present, strict=True)), [None] * len(flat[6]), None, _no_gradients(ctx.sizes)
 
 
 def _remember_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -256,7 +268,7 @@ def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
     found = torch.ops.strobe.attention_backward_backward.default(
         d_out, d_lse, list(cotangents), *flat, rest, ctx.words, ctx.sizes
     )
-    return *(g if x is not None else None for g, x in zip(found, inputs, strict=True)), [None] * len(rest), None, [None] * len(ctx.sizes)
+    return *(g if x is not None else None for g, x in zip(found, inputs, strict=True)), [None] * len(rest), None, _no_gradients(ctx.sizes)
 
 
 for _name, _run, _fake in (

@@ -1,0 +1,134 @@
+"""Gradients: the paper's formula against torch's autograd of the definition, and the operators' laws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from strobe import Alibi, Causal, Dropout, Packed, Paged, Sink, SoftCap, Window, attention, attention_state
+from strobe.backends.reference.forward import define
+from strobe.backends.reference.padded import pad
+from strobe.faces.seam import flatten
+from strobe.faces.torch import attend
+from strobe.problem import map_arrays
+
+from .cases import CASES, Case, build, with_gradients
+from .poison import poison_unseen
+from .rooms import problem_of
+from .tolerance import error
+
+GRADED = [case for case in CASES if case.B * case.H * case.T * case.S < 2_000_000]
+
+
+@pytest.mark.parametrize("case", GRADED, ids=lambda case: case.name)
+def test_gradients_are_those_of_the_definition(case: Case) -> None:
+    wide = map_arrays(build(case, "float32"), lambda x: x.double() if x.dtype == torch.float32 and not case.scaled else x)
+    if case.scaled:
+        wide = replace(wide, q=wide.q.double())
+    expected, expected_leaves = with_gradients(wide)
+    problem = problem_of(map_arrays(wide, lambda x: x.detach()))
+    padded = pad(expected, problem)
+    out, lse = define(padded, expected, problem)
+    out, lse = padded.unpad(out), padded.unpad(lse)
+    g = torch.Generator().manual_seed(1)
+    d_out, d_lse = torch.randn(out.shape, generator=g).double(), torch.randn(lse.shape, generator=g).double()
+    d_lse = torch.where(lse.detach() == -torch.inf, 0.0, d_lse)
+    total = (out * d_out).sum() + torch.where(lse == -torch.inf, 0.0, lse * d_lse).sum()
+    truth = torch.autograd.grad(total, expected_leaves, allow_unused=True, materialize_grads=True)
+
+    poison_unseen(wide, problem)
+    asked, leaves = with_gradients(wide)
+    state = attend(asked)
+    found = torch.autograd.grad((state.out, state.lse), leaves, (d_out, d_lse), allow_unused=True, materialize_grads=True)
+    for name, a, b in zip(range(len(leaves)), found, truth, strict=True):
+        assert a.dtype == leaves[name].dtype
+        assert error(torch.nan_to_num(a, nan=7.0), b) < (1e-5 if a.dtype == torch.float32 else 1e-11), f"array {name}"
+
+
+@pytest.mark.parametrize("terms", ["none", "all"])
+def test_first_and_second_derivatives_by_differences(terms: str) -> None:
+    g = torch.Generator().manual_seed(0)
+
+    def leaf(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=g, dtype=torch.float64).requires_grad_()
+
+    q, k, v = leaf(2, 3, 4, 8), leaf(2, 5, 2, 8), leaf(2, 5, 2, 4)
+    if terms == "none":
+        inputs = (q, k, v)
+
+        def f(q, k, v):  # noqa: ANN001, ANN202
+            return attention_state(q, k, v, mask=Causal())
+    else:
+        inputs = (q, k, v, leaf(4, 3, 5), leaf(4), leaf(4))
+
+        def f(q, k, v, bias, slopes, sink):  # noqa: ANN001, ANN202
+            return attention_state(
+                q, k, v, mask=Causal() & Window(before=2), cap=SoftCap(3.0), bias=bias, alibi=Alibi(slopes),
+                sink=Sink(sink), dropout=Dropout(0.3, 7),
+            )  # fmt: skip
+
+    assert torch.autograd.gradcheck(f, inputs)
+    assert torch.autograd.gradgradcheck(f, inputs)
+
+
+def _calls() -> dict[str, object]:
+    chosen = ("llama-3-8b chunk over a cache", "all terms", "qwen3 packed prefill", "bert with padding", "packed training")
+    return {case.name: build(replace(case, dropout=None), "float32") for case in CASES if case.name in chosen}
+
+
+@pytest.mark.parametrize("name", sorted(_calls()))
+def test_opcheck(name: str) -> None:
+    asked, _ = with_gradients(_calls()[name])
+    torch.library.opcheck(torch.ops.strobe.attention.default, flatten(asked))
+
+
+def test_opcheck_paged() -> None:
+    case = next(case for case in CASES if case.name == "llama-3-8b paged decode")
+    torch.library.opcheck(torch.ops.strobe.attention.default, flatten(build(case, "float32")))
+
+
+def test_opcheck_of_the_gradient() -> None:
+    asked, _ = with_gradients(_calls()["llama-3-8b chunk over a cache"])
+    state = attend(asked)
+    args = (torch.randn_like(state.out), torch.randn_like(state.lse), *flatten(asked))
+    torch.library.opcheck(torch.ops.strobe.attention_backward.default, args)
+
+
+MASKS = {"causal": Causal(), "window": Causal() & Window(before=9)}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_without_a_break(mask: str, dynamic: bool) -> None:
+    def f(q, k, v, sink):  # noqa: ANN001, ANN202
+        state = attention_state(q * 2, k, v, mask=MASKS[mask], cap=SoftCap(4.0), sink=Sink(sink))
+        return state.out.relu().sum() + state.lse.sum() + attention(q, k, v).sum()
+
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for n in (12, 20) if dynamic else (12,):
+        leaves = [torch.randn(1, n, 4, 16).requires_grad_(), torch.randn(1, 20, 2, 16).requires_grad_(), torch.randn(1, 20, 2, 16).requires_grad_(), torch.randn(4).requires_grad_()]  # fmt: skip
+        truth = torch.autograd.grad(f(*leaves), leaves)
+        found = torch.autograd.grad(compiled(*leaves), leaves)
+        for a, b in zip(found, truth, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_compiles_paged_and_packed() -> None:
+    case = next(case for case in CASES if case.name == "mixed engine step")
+    call = build(case, "float32")
+
+    def f(q, offsets, k, v, table, lengths):  # noqa: ANN001, ANN202
+        return attention(Packed(q + 0, offsets, 33), Paged(k, v, table, lengths, 190), mask=Causal())
+
+    args = (call.q.tokens, call.q.offsets, call.keys.keys, call.keys.values, call.keys.table, call.keys.lengths)
+    assert torch.allclose(torch.compile(f, fullgraph=True, backend="aot_eager")(*args), f(*args), atol=1e-5)
+
+
+def test_memory_that_no_one_asked_for_has_no_gradient() -> None:
+    q = torch.randn(1, 4, 2, 8, requires_grad=True)
+    k = torch.randn(1, 4, 2, 8)
+    out = attention(q, k, k)
+    (grad,) = torch.autograd.grad(out.sum(), [q])
+    assert grad.shape == q.shape and k.grad is None

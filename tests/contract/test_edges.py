@@ -1,0 +1,122 @@
+"""The public verbs at their edges: kept plans, named rooms, mistakes, and what must not be lost."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import pytest
+import torch
+
+import strobe
+from strobe import (
+    Alibi, Causal, Dense, Invalid, Packed, Paged, Sink, State, Unsupported, Window, append, attention, attention_state,
+    explain, merge, run, using,
+)  # fmt: skip
+
+Q, K = torch.randn(2, 3, 4, 16), torch.randn(2, 5, 2, 16)
+
+
+def test_a_kept_plan_runs_again() -> None:
+    plan = explain(Q, K, K, mask=Causal())
+    again = torch.randn_like(Q)
+    assert torch.equal(run(plan, again, K, K).out, attention(again, K, K, mask=Causal()))
+
+
+@pytest.mark.parametrize("other", [torch.randn(2, 4, 4, 16), torch.randn(2, 3, 4, 16).bfloat16(), torch.randn(1, 3, 4, 16)])
+def test_a_kept_plan_refuses_other_arrays(other: torch.Tensor) -> None:
+    with pytest.raises(Invalid):
+        run(explain(Q, K, K), other, K, K)
+
+
+def test_a_kept_plan_wants_its_terms_again() -> None:
+    plan = explain(Q, K, K, sink=Sink(torch.zeros(4)))
+    with pytest.raises(Invalid):
+        run(plan, Q, K, K)
+    assert run(plan, Q, K, K, sink=Sink(torch.zeros(4))).out.shape == Q.shape
+
+
+def test_a_room_can_be_asked_for() -> None:
+    with using(room="reference"):
+        assert explain(Q, K, K).room == "reference"
+    with pytest.raises(Invalid, match="no room is called"), using(room="hooper"):
+        pass
+    with using(room="sdpa"), pytest.raises(Unsupported, match="sdpa: "):
+        attention(Q, K, K, sink=Sink(torch.zeros(4)))
+
+
+def test_the_room_of_one_thread_is_not_anothers() -> None:
+    seen: list[str] = []
+    with using(room="reference"):
+        thread = threading.Thread(target=lambda: seen.append(explain(Q, K, K).room))
+        thread.start()
+        thread.join()
+    assert seen[0] == explain(Q, K, K).room
+
+
+MISTAKES = {
+    "width": (lambda: attention(Q, K[..., :8], K), "one width D"),
+    "heads": (lambda: attention(Q[:, :, :3], K, K), "G must divide H"),
+    "tokens and heads exchanged": (lambda: attention(Q.transpose(1, 2), K.transpose(1, 2), K.transpose(1, 2)), "exchanged"),
+    "batch": (lambda: attention(Q, K[:1], K[:1]), "one batch"),
+    "values": (lambda: attention(Q, K, K[:, :4]), "each key has its value"),
+    "missing values": (lambda: attention(Q, K), "v is missing"),
+    "axes": (lambda: attention(Q[0], K, K), "got 3 axes"),
+    "dtype": (lambda: attention(Q, K.half(), K.half()), "one dtype"),
+    "integers": (lambda: attention(Q.int(), K, K), "queries are one of"),
+    "stride": (lambda: attention(Q.transpose(2, 3).contiguous().transpose(2, 3), K, K), "contiguous"),
+    "not an array": (lambda: attention([1.0], K, K), "q is an array"),
+    "numpy": (lambda: attention(Q.numpy(), K, K), "q is an array"),
+    "NaN scale": (lambda: attention(Q, K, K, scale=math.nan), "scale is a finite number"),
+    "infinite scale": (lambda: attention(Q, K, K, scale=math.inf), "scale is a finite number"),
+    "a type for a mask": (lambda: attention(Q, K, K, mask=Causal), r"write Causal\(…\)"),
+    "a flag for a mask": (lambda: attention(Q, K, K, mask=True), "mask is a Mask"),
+    "an array for a mask": (lambda: attention(Q, K, K, mask=torch.ones(3, 5)), "mask is a Mask"),
+    "composition with a flag": (lambda: Causal() & True, "unsupported operand"),
+    "negative window": (lambda: Window(before=-1), "0 or more"),
+    "float mask": (lambda: attention(Q, K, K, mask=Dense(torch.zeros(3, 5))), "is bool"),
+    "mask shape": (lambda: attention(Q, K, K, mask=Dense(torch.ones(4, 5, dtype=torch.bool))), "Dense.visible is"),
+    "bias shape": (lambda: attention(Q, K, K, bias=torch.zeros(7, 5)), "broadcastable"),
+    "slopes": (lambda: attention(Q, K, K, alibi=Alibi(torch.ones(3))), "Alibi.slopes"),
+    "sink is bare": (lambda: attention(Q, K, K, sink=torch.ones(4)), "sink is a Sink"),
+    "first": (lambda: attention(Q, K, K, first=torch.zeros(2)), "first is int32"),
+    "one state": (lambda: merge(attention_state(Q, K, K)), "two states or more"),
+    "states": (lambda: merge(attention_state(Q, K, K), attention_state(Q[:1], K[:1], K[:1])), "one shape"),
+    "device": (lambda: attention(Q, K.to("meta"), K.to("meta")), "one device"),
+    "unknown device": (lambda: attention(Q.to("meta"), K.to("meta"), K.to("meta")), "no room runs on the device"),
+    "gradient of pages": (lambda: attention(Q, _paged(longest=5, grad=True)), "take no gradient"),
+    "longest beyond the table": (lambda: attention(Q, _paged(longest=9)), "hold 8 keys"),
+    "length beyond longest": (lambda: attention(Q, _paged(longest=4)), "lengths are 0"),
+    "table out of range": (lambda: attention(Q, _paged(entry=7)), "is not a page"),
+    "negative table": (lambda: attention(Q, _paged(entry=-1)), "is not a page"),
+    "table of int64": (lambda: attention(Q, _paged(index=torch.int64)), "is int32"),
+    "packed values": (lambda: attention(Packed(Q[0], torch.tensor([0, 3]).int(), 3), Packed(K[0], torch.tensor([0, 5]).int(), 5), Packed(K[0], torch.tensor([0, 5]).int(), 5)), "bare array"),
+    "offsets": (lambda: attention(Packed(Q[0], torch.tensor([0, 9]).int(), 3), Packed(K[0], torch.tensor([0, 5]).int(), 5), K[0]), "offsets"),
+    "append of another width": (lambda: append(_paged(), K[..., :8], K), "new keys are"),
+}  # fmt: skip
+
+
+def _paged(longest: int = 5, entry: int = 1, index: torch.dtype = torch.int32, grad: bool = False) -> Paged:
+    pages = torch.randn(4, 4, 2, 16, requires_grad=grad)
+    table = torch.tensor([[0, entry], [2, 3]], dtype=index)
+    return Paged(pages, pages, table, torch.tensor([5, 5], dtype=torch.int32), longest)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_clear_error(mistake: str) -> None:
+    ask, words = MISTAKES[mistake]
+    with pytest.raises((Invalid, Unsupported, TypeError), match=words):
+        ask()
+
+
+def test_errors_are_what_people_catch() -> None:
+    assert issubclass(Invalid, ValueError) and issubclass(Unsupported, NotImplementedError)
+    assert issubclass(strobe.Broken, RuntimeError) and issubclass(strobe.CacheFull, RuntimeError)
+
+
+def test_merge_of_many_is_the_whole() -> None:
+    parts = [attention_state(Q, K[:, i : i + 1], K[:, i : i + 1]) for i in range(5)]
+    whole = attention_state(Q, K, K)
+    found = merge(*parts)
+    assert torch.allclose(found.out, whole.out, atol=1e-6) and torch.allclose(found.lse, whole.lse, atol=1e-6)
+    assert isinstance(found, State)
