@@ -1,0 +1,1 @@
+"""Generation for many requests at once over one paged cache."""

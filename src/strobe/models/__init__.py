@@ -1,0 +1,1 @@
+"""Models are Hugging Face transformers'; their attention is ours."""

@@ -1,0 +1,142 @@
+"""A checkpoint folder → model and tokenizer, with every mistake named before any work is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from strobe import Invalid
+from strobe.models.attend import register
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def load(folder: str | Path, *, dtype: str = "auto", device: str = "cpu") -> tuple[Any, Any]:
+    """The model and the tokenizer of a checkpoint folder, as `Engine` takes them. Nothing is downloaded.
+
+    Args:
+        folder: holds `config.json`, `*.safetensors` and the tokenizer's files.
+        dtype: "auto" (what the checkpoint says), "float32", "bfloat16" or "float16".
+        device: "cpu", "cuda", "cuda:1", …
+
+    Returns:
+        `(model, tokenizer)`: transformers' own objects, the model in evaluation mode.
+
+    Raises:
+        Invalid: the folder is missing, is not a checkpoint, has a truncated or missing weight file, a family that
+            transformers does not know, an encoder without a decoder, or no tokenizer.
+
+    Example: `model, tokenizer = load("checkpoints/llama")`
+    """
+    where = Path(folder)
+    config = check(where, dtype)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    register()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=True)
+    except (ValueError, OSError, KeyError) as wrong:
+        raise Invalid(f"the tokenizer in {where} cannot be read: {wrong}") from wrong
+    kind = dtype if dtype == "auto" else getattr(torch, dtype)
+    model = AutoModelForCausalLM.from_pretrained(where, config=config, dtype=kind, local_files_only=True)
+    return model.to(device).eval(), tokenizer
+
+
+def check(where: Path, dtype: str = "auto") -> Any:
+    """The configuration of a folder that can be loaded; reads headers only.
+
+    Raises:
+        Invalid: as for `load`.
+    """
+    if dtype not in DTYPES:
+        raise Invalid(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}")
+    if not where.exists():
+        raise Invalid(f"there is no folder {where}; models are not downloaded, give the path of a checkpoint")
+    if not where.is_dir():
+        raise Invalid(f"{where} is a file; give the checkpoint's folder, which holds config.json")
+    config = _config(where)
+    _weights(where)
+    if not any((where / name).exists() for name in TOKENIZERS):
+        raise Invalid(f"{where} has no tokenizer; one of {', '.join(TOKENIZERS)} was expected beside config.json")
+    return config
+
+
+def _config(where: Path) -> Any:
+    """The configuration of a family that generates text."""
+    path = where / "config.json"
+    if not path.exists():
+        raise Invalid(f"{where} is not a checkpoint: it has no config.json")
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as wrong:
+        raise Invalid(f"{path} is not JSON: {wrong}") from wrong
+    family = told.get("model_type") if isinstance(told, dict) else None
+    if not family:
+        raise Invalid(f"{path} does not name a model_type, so the family is unknown")
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    if family not in CONFIG_MAPPING:
+        raise Invalid(f"the family {family!r} is not known to this transformers; a newer one may know it")
+    if told.get("is_encoder_decoder"):
+        raise Invalid(f"{family} is an encoder with a decoder; the engine generates with decoders alone")
+    named = told.get("architectures") or []
+    if type_of(CONFIG_MAPPING, family) not in MODEL_FOR_CAUSAL_LM_MAPPING or _encoder(named):
+        raise Invalid(f"{family} ({', '.join(named) or 'no architecture named'}) encodes and does not generate text; give a causal language model")
+    try:
+        return AutoConfig.from_pretrained(where, local_files_only=True)
+    except (ValueError, TypeError, KeyError) as wrong:
+        raise Invalid(f"{path} is not a configuration of {family}: {wrong}") from wrong
+
+
+def type_of(mapping: Any, family: str) -> type:
+    """The configuration class of a family."""
+    return mapping[family]
+
+
+def _encoder(architectures: list[str]) -> bool:
+    """Whether the checkpoint names what it is, and none of it generates (`BertForMaskedLM`, `LlamaModel` does not count)."""
+    ends = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "Model")
+    return bool(architectures) and not any(name.endswith(ends) for name in architectures)
+
+
+def _weights(where: Path) -> None:
+    """Every weight file there, and as long as its header says."""
+    index = where / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError, AttributeError) as wrong:
+            raise Invalid(f"{index} is not an index of weights: {wrong!r}") from wrong
+        files = [where / name for name in names]
+    else:
+        files = sorted(where.glob("*.safetensors"))
+    if not files:
+        raise Invalid(f"{where} has no weights: no *.safetensors file is there")
+    for path in files:
+        if not path.exists():
+            raise Invalid(f"{path.name} is missing from {where}; the index names it")
+        check_file(path)
+
+
+def check_file(path: Path) -> None:
+    """Whether a safetensors file is as long as its header says: 8 bytes of header length, header, data.
+
+    Raises:
+        Invalid: it is not.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+        if size < 8 or header > size - 8:
+            raise Invalid(f"{path} is truncated: {size} bytes do not hold its header")
+        try:
+            told = json.loads(file.read(header))
+        except (json.JSONDecodeError, UnicodeDecodeError) as wrong:
+            raise Invalid(f"{path} is damaged: its header is not JSON ({wrong})") from wrong
+    ends = [entry["data_offsets"][1] for name, entry in told.items() if name != "__metadata__"]
+    need = 8 + header + max(ends, default=0)
+    if size != need:
+        raise Invalid(f"{path} is {'truncated' if size < need else 'damaged'}: it has {size} bytes, its header promises {need}")
