@@ -70,7 +70,7 @@ def map_arrays(value: Any, change: Callable[[Any], Any]) -> Any:
         return value
     if isinstance(value, tuple) and not isinstance(value, Described):
         return tuple(map_arrays(item, change) for item in value)
-    if not is_dataclass(value):
+    if not is_dataclass(value) or isinstance(value, type):
         return change(value)
     kind = type(value)
     held = dict(_held(kind))

@@ -86,7 +86,7 @@ MISTAKES = {
     "unknown device": (lambda: attention(Q.to("meta"), K.to("meta"), K.to("meta")), "no room runs on the device"),
     "gradient of pages": (lambda: attention(Q, _paged(longest=5, grad=True)), "take no gradient"),
     "longest beyond the table": (lambda: attention(Q, _paged(longest=9)), "hold 8 keys"),
-    "length beyond longest": (lambda: attention(Q, _paged(longest=4)), "lengths are 0"),
+    "length beyond longest": (lambda: attention(Q, _paged(longest=4)), "length"),
     "table out of range": (lambda: attention(Q, _paged(entry=7)), "is not a page"),
     "negative table": (lambda: attention(Q, _paged(entry=-1)), "is not a page"),
     "table of int64": (lambda: attention(Q, _paged(index=torch.int64)), "is int32"),

@@ -57,7 +57,7 @@ def _device_name(device: torch.device) -> str:
 def describe(value: Any) -> Any:
     """A tensor's description; for anything else its type in words, for `check` to name."""
     if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
+        return value if isinstance(value, type) else f"a {type(value).__name__}"
     stride = value.stride(-1) if value.dim() else 1
     dtype = _DTYPES.get(value.dtype) or str(value.dtype).removeprefix("torch.")
     return Described(tuple(value.shape), dtype, _device_name(value.device), stride)
@@ -120,19 +120,20 @@ def _refuse_cache_gradients(call: Call) -> None:
 def _wants_gradient(call: Call) -> bool:
     if not torch.is_grad_enabled():
         return False
-    wanted = False
-
-    def look(value: Any) -> Any:
-        nonlocal wanted
-        wanted = wanted or (isinstance(value, Tensor) and value.requires_grad)
-        return value
-
     keys = call.keys
-    for value in (call.q, keys.k, keys.v) if type(keys) is Dense else (call.q, keys):
-        map_arrays(value, look)
-    for value in (call.bias, call.alibi, call.sink):
-        map_arrays(value, look)
-    return wanted
+    held = (call.q, keys.k, keys.v) if type(keys) is Dense else (call.q, keys)
+    return any(map(_asks, held)) or any(map(_asks, (call.bias, call.alibi, call.sink)))
+
+
+def _asks(value: Any) -> bool:
+    """Whether any tensor in a value asks for a gradient."""
+    if value is None:
+        return False
+    if isinstance(value, Tensor):
+        return value.requires_grad
+    found: list[bool] = []
+    map_arrays(value, lambda x: found.append(isinstance(x, Tensor) and x.requires_grad))
+    return any(found)
 
 
 def run(chosen: Plan, call: Call) -> State:
