@@ -1,0 +1,43 @@
+"""The command line: `strobe explain · doctor · bench · generate · chat · demo`.
+
+A `StrobeError` becomes one line on stderr: exit code 2 where it is the caller's mistake, 1 where it is ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from strobe.cli.parser import parser
+from strobe.errors import Broken, StrobeError
+
+OK, WRONG, MISTAKE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        argv: the words after `strobe`; those of the process unless given.
+    """
+    try:
+        arguments = parser().parse_args(argv)
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except StrobeError as error:
+        print(f"strobe: {one_line(error)}", file=sys.stderr)
+        return WRONG if isinstance(error, Broken) else MISTAKE
+    except KeyboardInterrupt:
+        print("strobe: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader (`| head`) has seen enough; what is left in the buffer must not fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+
+
+def one_line(error: Exception) -> str:
+    """An error's message with its lines joined."""
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__

@@ -1,0 +1,64 @@
+"""`strobe bench`: measures, shows, writes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from strobe.cli.screen import progress, show_table
+from strobe.errors import Invalid
+from strobe.lab import report, results
+from strobe.machine import Machine
+
+
+def cpu(arguments: argparse.Namespace) -> int:
+    """Attention on this processor beside torch's ways; writes `cpu.json`, with `--plot` pictures beside it."""
+    import torch
+
+    from strobe.lab.cases import suite
+    from strobe.lab.cpu import Skipped, measure
+    from strobe.lab.measure import Effort, last_level_cache_bytes
+
+    counts = thread_counts(arguments.threads, torch.get_num_threads())
+    cases = [case for case in suite(arguments.quick) if arguments.only is None or arguments.only in case.name]
+    if not cases:
+        raise Invalid(f"no case's name contains {arguments.only!r}; names are like {suite(True)[0].name!r}")
+    effort = Effort(seconds=arguments.seconds)
+    rows: list[results.Row] = []
+    skipped: list[Skipped] = []
+    with progress(len(cases) * len(counts)) as advance:
+        for found in measure(cases, counts, effort, arguments.flex, arguments.seed):
+            (skipped if isinstance(found, Skipped) else rows).append(found)  # type: ignore[arg-type]
+            advance(found.case)
+    machine = Machine.cpu(max(counts))
+    result = results.document(rows, machine, _command(arguments), last_level_cache_bytes=last_level_cache_bytes())
+    path = Path(arguments.out) / results.slug(machine) / "cpu.json"
+    results.write(path, result)
+    show_table(*report.table(result["rows"]), title=f"{machine.name}, {machine.arch}")
+    for case in skipped:
+        print(f"skipped: {case.case}: {case.why}")
+    print(f"\nwritten: {path}")
+    if arguments.plot:
+        for ending in (".svg", ".png"):
+            report.plot(result, path.with_suffix(ending))
+            print(f"drawn:   {path.with_suffix(ending)}")
+    return 0
+
+
+def thread_counts(text: str | None, default: int) -> tuple[int, ...]:
+    """The numbers in `--threads 1,2`."""
+    if text is None:
+        return (default,)
+    words = text.split(",")
+    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+        raise Invalid(f"--threads is a number, or several as in 1,2; got {text!r}")
+    return tuple(int(word) for word in words)
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command that makes the file again."""
+    words = ["strobe bench cpu"]
+    words += [f"--{name}" for name in ("quick", "flex") if getattr(arguments, name)]
+    words += [f"--{name} {getattr(arguments, name)}" for name in ("threads", "only") if getattr(arguments, name) is not None]
+    words += [f"--seconds {arguments.seconds:g}"] * (arguments.seconds != 3.0) + [f"--seed {arguments.seed}"] * (arguments.seed != 0)
+    return " ".join(words)

@@ -1,0 +1,66 @@
+"""What is shown: tables and progress, through rich where it is installed, plainly where it is not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import util
+from typing import Any
+
+WIDE = 200  # columns of a table that is not read in a terminal: nothing is cut off
+
+
+def has_rich() -> bool:
+    """Whether rich is installed."""
+    return util.find_spec("rich") is not None
+
+
+def show_table(headings: list[str], lines: list[list[str]], title: str = "") -> None:
+    """A table on stdout, the first column to the left and the others to the right."""
+    if not has_rich() or not sys.stdout.isatty():
+        print(plain_table(headings, lines, title))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place == 0 else "right")
+    for line in lines:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in line))
+    Console().print(table)
+
+
+STYLES = {"pass": "green", "FAIL": "bold red", "same": "green"}
+
+
+def plain_table(headings: list[str], lines: list[list[str]], title: str = "") -> str:
+    """The same without rich.
+
+    >>> print(plain_table(["a", "b"], [["one", "2"]]))
+    a    b
+    ---  -
+    one  2
+    """
+    widths = [max(len(line[i]) for line in (headings, *lines)) for i in range(len(headings))]
+    rows = [headings, ["-" * width for width in widths], *lines]
+    drawn = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+    return "\n".join([title] * bool(title) + drawn)
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr while in it; the function it gives says what was just done. Silent where stderr is no terminal."""
+    if not has_rich() or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: tuple[Any, ...] = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, advance=1, description=done)

@@ -1,0 +1,247 @@
+"""The suite `cpu`: attention on this processor beside torch's own ways, case by case.
+
+A case's contenders run interleaved on the same buffers, each reading them in the order of axes it prefers (Strobe
+`[B, S, G, D]`, torch `[B, G, S, D]`: the numbers are random either way). Before a case is timed every contender has
+to agree with float64; Strobe not agreeing ends the run, a peer not agreeing loses its number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import strobe
+from strobe.errors import Broken
+from strobe.lab.cases import Case
+from strobe.lab.measure import Contender, Effort, Samples, available_bytes, interleave, poisoned, rotating_sets, threads
+from strobe.lab.results import Row
+from strobe.lab.truth import allowed, distance, plainly
+
+READ = "read"  # the floor of decode: every byte of keys and values once
+MATMUL = "matmul"  # the ceiling of prefill: torch's matrix product of two 2048 × 2048 matrices
+EDGE = 2048
+CHECKED_ROWS = 8  # queries compared with float64, the first and the last among them
+SHARE = 0.4  # of the available memory that one case may take
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A case that was not measured, and why."""
+
+    case: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """One buffer set: flat storage, seen by each contender in its own order of axes."""
+
+    case: Case
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    table: Tensor | None = None
+
+    def ours(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`[B, T, H, D]`, `[B, S, G, D]`, `[B, S, G, D]`."""
+        c = self.case
+        return self.q.view(c.B, c.T, c.H, c.D), self.k.view(c.B, c.S, c.G, c.D), self.v.view(c.B, c.S, c.G, c.D)
+
+    def torchs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`[B, H, T, D]`, `[B, G, S, D]`, `[B, G, S, D]`: other numbers in the same bytes."""
+        c = self.case
+        return self.q.view(c.B, c.H, c.T, c.D), self.k.view(c.B, c.G, c.S, c.D), self.v.view(c.B, c.G, c.S, c.D)
+
+    def pages(self) -> strobe.Paged:
+        """The keys as pages, a sequence's pages scattered over the storage."""
+        c, Z = self.case, self.case.page
+        assert Z is not None and self.table is not None
+        lengths = torch.full((c.B,), c.S, dtype=torch.int32)
+        return strobe.Paged(self.k.view(-1, Z, c.G, c.D), self.v.view(-1, Z, c.G, c.D), self.table, lengths, c.S)
+
+    def unpaged(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What `pages` means, gathered."""
+        c, pages = self.case, self.pages()
+        q, _, _ = self.ours()
+        return (q, *(x[pages.table.long()].reshape(c.B, c.S, c.G, c.D) for x in (pages.keys, pages.values)))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A contender that computes attention: `run` on a buffer set, `inputs` as `[B, T, H, D]` …, `output` the same."""
+
+    name: str
+    run: Callable[[Arrays], Tensor]
+    inputs: Callable[[Arrays], tuple[Tensor, Tensor, Tensor]]
+    output: Callable[[Tensor], Tensor]
+
+
+def measure(cases: list[Case], counts: tuple[int, ...], effort: Effort, flex: bool, seed: int) -> Iterator[Row | Skipped]:
+    """Rows, case by case, with each of the given numbers of threads.
+
+    Raises:
+        Broken: Strobe does not agree with float64 (the red gate).
+    """
+    ceilings: dict[tuple[str, int], float] = {}
+    for case in cases:
+        if case.key_bytes > SHARE * available_bytes():
+            yield Skipped(case.name, f"its keys and values take {case.key_bytes / 2**30:.1f} GiB of the memory that is free")
+            continue
+        sets = draw(case, seed)
+        for count in counts:
+            with threads(count), torch.inference_mode():
+                yield _measured(case, sets, count, effort, ways(case, flex), ceilings)
+
+
+def draw(case: Case, seed: int) -> list[Arrays]:
+    """Buffer sets of fresh random numbers: for decode more bytes than the last-level cache holds."""
+    g = torch.Generator().manual_seed(seed + sum(map(ord, case.name)))
+    kind = getattr(torch, case.dtype)
+    sets = rotating_sets(case.key_bytes) if case.kind == "decode" else 3
+
+    def numbers(count: int) -> Tensor:
+        return torch.empty(count, dtype=kind).normal_(generator=g)
+
+    def table() -> Tensor | None:
+        if case.page is None:
+            return None
+        columns = case.S // case.page
+        return torch.randperm(case.B * columns, generator=g).view(case.B, columns).int()
+
+    tokens = case.B * case.S * case.G * case.D
+    return [Arrays(case, numbers(case.B * case.T * case.H * case.D), numbers(tokens), numbers(tokens), table()) for _ in range(sets)]
+
+
+def ways(case: Case, flex: bool) -> list[Way]:
+    """Strobe, and the ways torch has of doing the same."""
+    mask = case.mask
+    dense = Way("strobe", lambda a: strobe.attention(*a.ours(), mask=mask), Arrays.ours, lambda out: out)
+    found = [dense]
+    if case.page is not None:
+        paged = Way("strobe", lambda a: strobe.attention(a.ours()[0], a.pages(), mask=mask), Arrays.unpaged, lambda out: out)
+        found = [paged, Way("strobe dense", dense.run, dense.inputs, dense.output)]
+    found.append(_torch_sdpa(case))
+    if case.kind == "decode" and case.H != case.G:
+        found.append(_torch_packed(case))
+    if flex and case.page is None:
+        found.append(_torch_flex(case))
+    return found
+
+
+def _lies(arrays: Arrays) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = arrays.torchs()
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+def _torch_sdpa(case: Case) -> Way:
+    attend: Any = torch.nn.functional.scaled_dot_product_attention
+    square, grouped = case.T == case.S, case.H != case.G
+    # torch's own causal flag aligns the first query with the first key: for T ≠ S the mask has to be spelled out
+    visible = None if square or not case.causal else torch.ones(case.T, case.S, dtype=torch.bool).tril(case.S - case.T)
+    causal = case.causal and square
+
+    def run(arrays: Arrays) -> Tensor:
+        return attend(*arrays.torchs(), attn_mask=visible, is_causal=causal, enable_gqa=grouped)
+
+    return Way("torch sdpa", run, _lies, lambda out: out.transpose(1, 2))
+
+
+def _torch_packed(case: Case) -> Way:
+    """The queries of a group as the rows of one head, so that torch reads each key once."""
+    attend: Any = torch.nn.functional.scaled_dot_product_attention
+
+    def run(arrays: Arrays) -> Tensor:
+        q, k, v = arrays.torchs()
+        return attend(q.view(case.B, case.G, case.H // case.G, case.D), k, v)
+
+    return Way("torch packed", run, _lies, lambda out: out.reshape(case.B, 1, case.H, case.D))
+
+
+def _torch_flex(case: Case) -> Way:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    attend: Any = torch.compile(flex_attention)
+    behind = case.S - case.T
+    block_mask = None
+    if case.causal:
+        block_mask = create_block_mask(lambda b, h, t, s: s <= t + behind, None, None, case.T, case.S, device="cpu")
+
+    def run(arrays: Arrays) -> Tensor:
+        return attend(*arrays.torchs(), block_mask=block_mask, enable_gqa=case.H != case.G)
+
+    return Way("torch flex", run, _lies, lambda out: out.transpose(1, 2))
+
+
+def gate(case: Case, way: Way, arrays: Arrays) -> str | None:
+    """Why the way's result is not good enough, None if it is: at most twice the plain computation's error, no NaN anywhere."""
+    kind = getattr(torch, case.dtype)
+    with poisoned():
+        out = way.output(way.run(arrays))
+    if not bool(torch.isfinite(out).all()):
+        return f"{int((~torch.isfinite(out)).sum())} of {out.numel()} numbers are not finite"
+    q, k, v = way.inputs(arrays)
+    ends = sorted({0, case.B - 1})
+    q, k, v, out = q[ends], k[ends], v[ends], out[ends]
+    rows = torch.linspace(0, case.T - 1, min(CHECKED_ROWS, case.T)).long()
+    truth = plainly(q, k, v, case.mask, torch.float64, rows)
+    error = distance(out[:, rows], truth)
+    limit = allowed(distance(plainly(q, k, v, case.mask, kind, rows), truth), kind)
+    return None if error <= limit else f"error {error:.1e} against float64, {limit:.1e} is allowed"
+
+
+def _measured(case: Case, sets: list[Arrays], count: int, effort: Effort, found: list[Way], ceilings: dict[Any, float]) -> Row:
+    """The gate, then the timing, of one case with one number of threads."""
+    name = f"{case.name} {count}T"
+    peers: dict[str, float | str] = {}
+    runners: list[Contender] = []
+    for way in found:
+        try:
+            wrong = gate(case, way, sets[-1])
+        except RuntimeError as error:  # how torch says that it cannot
+            if way.name == "strobe":
+                raise
+            peers[way.name] = str(error).splitlines()[0][:120]
+            continue
+        if wrong is not None and way.name == "strobe":
+            raise Broken(f"{name}: {wrong}. Nothing was written")
+        if wrong is not None:
+            peers[way.name] = f"wrong: {wrong}"
+            continue
+        runners.append(Contender(way.name, lambda i, run=way.run: run(sets[i])))
+    runners.append(_floor(case, sets))
+    samples = interleave(runners, len(sets), effort)
+    peers |= {runner.name: round(samples.median_us(runner.name), 2) for runner in runners if runner.name not in ("strobe", READ, MATMUL)}
+    ordered = {way.name: peers[way.name] for way in found if way.name != "strobe"}
+    floor, source = _floor_us(case, count, samples, ceilings)
+    more = {"rounds": samples.rounds, "floor_is": source, "sets": len(sets)}
+    return Row(name, round(samples.median_us("strobe"), 2), ordered, round(floor, 2), _plan(case, sets[0]), more=more)
+
+
+def _plan(case: Case, arrays: Arrays) -> str:
+    q, k, v = arrays.ours()
+    plan = strobe.explain(q, k, v, mask=case.mask) if case.page is None else strobe.explain(q, arrays.pages(), mask=case.mask)
+    tile = "" if plan.offer.tile == (1, 1) else f", tile {plan.offer.tile[0]}×{plan.offer.tile[1]}"
+    return f"{plan.room}: {plan.offer.kernel}{tile}, {plan.offer.splits} split(s)"
+
+
+def _floor(case: Case, sets: list[Arrays]) -> Contender:
+    """What the machine's ceiling is measured with, in the same rounds."""
+    if case.kind == "decode":
+        # the bytes as 64-bit integers: adding those is never slower than reading them
+        words = [(a.k.view(torch.int64), a.v.view(torch.int64)) for a in sets]
+        return Contender(READ, lambda i: (words[i][0].sum(), words[i][1].sum()))
+    matrix = torch.empty(EDGE, EDGE, dtype=getattr(torch, case.dtype)).normal_()
+    return Contender(MATMUL, lambda i: matrix @ matrix)
+
+
+def _floor_us(case: Case, count: int, samples: Samples, ceilings: dict[Any, float]) -> tuple[float, str]:
+    """(microseconds below which this case cannot go, where that comes from)."""
+    if case.kind == "decode":
+        return samples.median_us(READ), "torch.sum over the same keys and values as int64, in the same rounds"
+    rate = 2 * EDGE**3 / samples.median_us(MATMUL)
+    best = ceilings[case.dtype, count] = max(rate, ceilings.get((case.dtype, count), 0.0))
+    return case.flops / best, f"torch.matmul {EDGE}³ in {case.dtype}, the best median up to this case"

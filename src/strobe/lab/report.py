@@ -1,0 +1,135 @@
+"""Results as tables and plots: for a terminal, for the README. Reads the one shape of `results.py`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from strobe.errors import Invalid
+
+
+def us(value: float | str | None) -> str:
+    """Microseconds in the unit that fits; a reason as it is.
+
+    >>> us(87.31), us(4210.0), us(1.5e6), us("no")
+    ('87.3 µs', '4.21 ms', '1.50 s', 'no')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    number, unit = (value, "µs") if value < 1e3 else (value / 1e3, "ms") if value < 1e6 else (value / 1e6, "s")
+    return f"{number:.{max(0, 2 - len(str(int(number))) + 1)}f} {unit}"
+
+
+def against(row: dict[str, Any], peer: str) -> str:
+    """How many times Strobe's time a peer took, or why there is no number."""
+    value = row["peers"].get(peer)
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else f"{value / row['strobe']:.2f} ×"
+
+
+def peers_of(rows: list[dict[str, Any]]) -> list[str]:
+    """The peers' names in the order they first appear."""
+    return list(dict.fromkeys(name for row in rows for name in row["peers"]))
+
+
+def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """(headings, lines) of a suite measured in microseconds."""
+    peers = peers_of(rows)
+    headings = ["case", "strobe", *(f"{peer} takes" for peer in peers), "floor", "of the floor's rate"]
+    lines = []
+    for row in rows:
+        share = "" if not row["floor"] else f"{100 * row['floor'] / row['strobe']:.0f} %"
+        lines.append([row["case"], us(row["strobe"]), *(against(row, peer) for peer in peers), us(row["floor"]), share])
+    return headings, lines
+
+
+def markdown(headings: list[str], lines: list[list[str]]) -> str:
+    """A table as GitHub draws it; columns after the first stand to the right."""
+    rule = ["---", *("---:" for _ in headings[1:])]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (headings, rule, *lines))
+
+
+def letters(case: str) -> dict[str, str]:
+    """The letters of a case's name: {"B": "1", "S": "8192", …, "kind": "decode", "dtype": "bf16"}."""
+    found = {match[1]: match[2] for match in re.finditer(r"\b([BTSHGDV])(\d+)\b", case)}
+    words = case.split()
+    return found | {"kind": words[0], "dtype": next((w for w in words if w in ("bf16", "f16", "f32")), "")}
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draws a cpu suite: how many times Strobe's time torch takes, prefill by length and decode by context.
+
+    Raises:
+        Invalid: matplotlib is not installed, or the file's ending names no picture format.
+    """
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        raise Invalid("plots need matplotlib: pip install 'strobe-attention[lab]'") from None
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise Invalid(f"plots are .png, .svg or .pdf files; got {path.name}")
+    from matplotlib.figure import Figure
+
+    style = {"svg.hashsalt": "strobe", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        most = max(int(row["case"].rsplit(" ", 1)[1].removesuffix("T")) for row in result["rows"])
+        rows = [row for row in result["rows"] if row["case"].endswith(f" {most}T")]
+        _prefill(left, [row for row in rows if letters(row["case"])["kind"] == "prefill"])
+        _decode(right, [row for row in rows if letters(row["case"])["kind"] == "decode" and "paged" not in row["case"]])
+        about = result["machine"]
+        figure.suptitle(f"{about['name']}, {about['arch']}, {most} thread(s)", fontsize=9, color="#555")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+COLOURS = {"bf16": "#1b6ca8", "f16": "#7a5195", "f32": "#d1495b"}
+
+
+def _prefill(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """Times torch's time, bars by length: the widest D, eight heads or so, causal."""
+    chosen = [r for r in rows if "causal" in r["case"] and letters(r["case"])["D"] == "128" and letters(r["case"])["H"] == letters(r["case"])["G"]]
+    lengths = sorted({int(letters(r["case"])["S"]) for r in chosen})
+    dtypes = [d for d in COLOURS if any(letters(r["case"])["dtype"] == d for r in chosen)]
+    for place, dtype in enumerate(dtypes):
+        by_length = {int(letters(r["case"])["S"]): r for r in chosen if letters(r["case"])["dtype"] == dtype}
+        shift, width = (place - (len(dtypes) - 1) / 2) * 0.8 / len(dtypes), 0.72 / len(dtypes)
+        for i, S in enumerate(lengths):
+            row = by_length.get(S)
+            if row is not None and isinstance(row["peers"].get("torch sdpa"), float):
+                ratio = row["peers"]["torch sdpa"] / row["strobe"]
+                axes.bar(i + shift, ratio, width, color=COLOURS[dtype], label=dtype if i == 0 else None)
+                axes.annotate(f"{ratio:.1f}", (i + shift, ratio), ha="center", va="bottom", fontsize=7)
+    axes.axhline(1, color="#333", linewidth=0.8)
+    axes.set_xticks(range(len(lengths)), [f"{S:,}" for S in lengths])
+    axes.set(xlabel="tokens", ylabel="× faster than torch SDPA", title="prefill, causal, D 128")
+    _tidy(axes)
+
+
+def _decode(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """Microseconds of one decode step by context: Strobe, torch's two ways, and the time to read the keys once."""
+    chosen = [r for r in rows if all(part in r["case"] for part in ("B1 ", "H32 G8", "bf16"))]
+    chosen.sort(key=lambda r: int(letters(r["case"])["S"]))
+    at = [int(letters(r["case"])["S"]) for r in chosen]
+    axes.loglog(at, [r["strobe"] for r in chosen], "o-", color=COLOURS["bf16"], label="strobe", zorder=3)
+    for peer, colour in (("torch sdpa", "#999999"), ("torch packed", "#e0a030"), ("torch flex", "#5aa469")):
+        points = [(S, r["peers"][peer]) for S, r in zip(at, chosen, strict=True) if isinstance(r["peers"].get(peer), float)]
+        if points:
+            axes.loglog(*zip(*points, strict=True), "o-", color=colour, label=peer)
+    axes.loglog(at, [r["floor"] for r in chosen], "k:", linewidth=1, label="reading the keys once")
+    axes.set_xticks(at, [f"{S:,}" for S in at])
+    axes.minorticks_off()
+    axes.set(xlabel="keys", ylabel="µs a step", title="decode, bf16, 32 heads on 8, D 128")
+    _tidy(axes)
+
+
+def _tidy(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,55 @@
+"""`strobe bench cpu`: a valid file, pictures, and no file on a red gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from strobe import Broken
+from strobe.cli import main
+from strobe.lab import cases, cpu, results
+from strobe.lab.cases import Case
+
+TINY = [
+    Case("prefill", 1, 64, 64, 2, 2, 128, "bfloat16", causal=True),
+    Case("decode", 1, 1, 64, 32, 8, 128, "bfloat16"),
+]
+WORDS = "bench cpu --quick --threads 1 --seconds 0".split()
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "suite", lambda quick: TINY)
+
+
+def test_a_valid_file_and_its_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*WORDS, "--plot", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*-1t/cpu.json")
+    result = results.read(path)
+    assert [row["case"] for row in result["rows"]] == [f"{case.name} 1T" for case in TINY]
+    assert result["machine"]["slug"] == path.parent.name and result["machine"]["threads"] == 1
+    assert result["command"] == "strobe bench cpu --quick --threads 1 --seconds 0"
+    assert path.with_suffix(".svg").read_text().startswith("<?xml") and path.with_suffix(".png").stat().st_size > 10_000
+    out = capsys.readouterr().out
+    assert f"{TINY[0].name} 1T" in out and "torch sdpa takes" in out and f"written: {path}" in out
+
+
+def test_a_red_gate_writes_nothing_and_ends_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cpu, "gate", lambda case, way, arrays: "error 1.0e-01 against float64, 4.0e-07 is allowed")
+    assert main([*WORDS, "--out", str(tmp_path)]) == 1
+    assert not list(tmp_path.iterdir())
+    assert "Nothing was written" in capsys.readouterr().err
+
+
+def test_a_red_gate_is_our_fault() -> None:
+    assert issubclass(Broken, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [("--threads none", "--threads is a number"), ("--threads 0", "--threads is a number"), ("--only zebra", "no case's name contains 'zebra'")],
+)
+def test_a_mistake_is_one_line(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*"bench cpu".split(), *words.split()]) == 2
+    assert says in capsys.readouterr().err
