@@ -41,8 +41,21 @@ def load(folder: str | Path, *, dtype: str = "auto", device: str = "cpu") -> tup
     except (ValueError, OSError, KeyError) as wrong:
         raise Invalid(f"the tokenizer in {where} cannot be read: {wrong}") from wrong
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
-    model = AutoModelForCausalLM.from_pretrained(where, config=config, dtype=kind, local_files_only=True)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            where, config=config, dtype=kind, local_files_only=True, output_loading_info=True
+        )
+    except RuntimeError as wrong:  # transformers' word for weights of another shape
+        raise Invalid(f"the weights in {where} do not fit its config.json: {wrong}") from wrong
+    if found["missing_keys"]:
+        raise Invalid(f"the weights in {where} do not fit its config.json: they lack {_few(found['missing_keys'])}")
     return model.to(device).eval(), tokenizer
+
+
+def _few(names: Any) -> str:
+    """The first of many names."""
+    names = sorted(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def check(where: Path, dtype: str = "auto") -> Any:
@@ -76,30 +89,32 @@ def _config(where: Path) -> Any:
     family = told.get("model_type") if isinstance(told, dict) else None
     if not family:
         raise Invalid(f"{path} does not name a model_type, so the family is unknown")
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     if family not in CONFIG_MAPPING:
         raise Invalid(f"the family {family!r} is not known to this transformers; a newer one may know it")
     if told.get("is_encoder_decoder"):
         raise Invalid(f"{family} is an encoder with a decoder; the engine generates with decoders alone")
     named = told.get("architectures") or []
-    if type_of(CONFIG_MAPPING, family) not in MODEL_FOR_CAUSAL_LM_MAPPING or _encoder(named):
-        raise Invalid(f"{family} ({', '.join(named) or 'no architecture named'}) encodes and does not generate text; give a causal language model")
+    if not _generates(CONFIG_MAPPING[family], told):
+        raise Invalid(f"{', '.join(named) or family} encodes or classifies and does not generate text; give a causal language model")
     try:
         return AutoConfig.from_pretrained(where, local_files_only=True)
     except (ValueError, TypeError, KeyError) as wrong:
         raise Invalid(f"{path} is not a configuration of {family}: {wrong}") from wrong
 
 
-def type_of(mapping: Any, family: str) -> type:
-    """The configuration class of a family."""
-    return mapping[family]
+def _generates(kind: type, told: dict[str, Any]) -> bool:
+    """Whether a configuration is that of a decoder with a head over its vocabulary."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-
-def _encoder(architectures: list[str]) -> bool:
-    """Whether the checkpoint names what it is, and none of it generates (`BertForMaskedLM`, `LlamaModel` does not count)."""
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return False
+    if kind in MODEL_FOR_MASKED_LM_MAPPING and not told.get("is_decoder"):  # BERT and its kin serve as either
+        return False
+    named = told.get("architectures") or []
     ends = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "Model")
-    return bool(architectures) and not any(name.endswith(ends) for name in architectures)
+    return not named or any(name.endswith(ends) for name in named)
 
 
 def _weights(where: Path) -> None:
@@ -108,7 +123,7 @@ def _weights(where: Path) -> None:
     if index.exists():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, AttributeError) as wrong:
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as wrong:
             raise Invalid(f"{index} is not an index of weights: {wrong!r}") from wrong
         files = [where / name for name in names]
     else:
