@@ -108,4 +108,4 @@ print(f"   queries that saw no key in the last part: {int(pieces[2].lse[0, :, 0]
 assert distance(merge(*pieces), masked) < 1e-12 and int(pieces[2].lse[0, :, 0].eq(-math.inf).sum()) == 2
 
 torch.testing.assert_close(attention(chunk, k, v, mask=Causal()), merge(*pieces).out)
-print("\nNext: 05_masks_are_pictures.py. Read also docs/how-it-works/split-keys.md.")
+print("\nNext: 04_a_page_table_by_hand.py. Read also docs/how-it-works/split-keys.md.")

@@ -4,8 +4,6 @@ A mask in Strobe is a value that knows four things: which pairs it allows, what 
 it composes with another. Here each is drawn, and then a drawing is made into a mask.
 
     python examples/lessons/05_masks_are_pictures.py
-
-(Lesson 4, a page table by hand, comes with the cache.)
 """
 
 import torch
