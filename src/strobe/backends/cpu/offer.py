@@ -3,9 +3,65 @@
 from __future__ import annotations
 
 from strobe.answers import Offer, Question, Refusal
-from strobe.machine import Machine
+from strobe.appending import Append
+from strobe.machine import CPU_ARCHS, Machine
+from strobe.masks import causal_window
+from strobe.merging import Merge
+from strobe.problem import Problem
+
+DTYPES = ("float32", "bfloat16", "float16")
+WIDEST = 576
+# Rows (queries × heads of a group) of the kernels whose lanes are the width, and rows of a tile whose lanes are rows.
+FEW_ROWS = {"amx": 16}
+FEW_ROWS_ELSE = 8
+TILES = {"scalar": (16, 128), "neon": (48, 128), "avx2": (96, 128), "avx512": (192, 128), "amx": (256, 256)}
 
 
 def offer(problem: Question, machine: Machine) -> Offer | Refusal:
-    """The reasons against, while the kernels are being built."""
-    return Refusal(("its kernels are not built yet",))
+    """An offer for forward attention, append and merge on a CPU with the compiled library; the reasons otherwise."""
+    no = []
+    if machine.device != "cpu":
+        no.append(f"runs on a CPU; this is {machine.device}")
+    elif machine.arch not in CPU_ARCHS:
+        no.append(f"has no kernels for {machine.arch}")
+    if not machine.compiled:
+        no.append("the compiled library is not installed")
+    if isinstance(problem, Merge):
+        return _copy(no, "merge", (problem.V,), (problem.dtype,), "one pass over both states")
+    if isinstance(problem, Append):
+        if problem.page_dtype != problem.dtype and problem.dtype != "float32":
+            no.append(f"pages are of the tokens' dtype, or narrower than float32; these are {problem.page_dtype} for {problem.dtype}")
+        return _copy(no, "append", (problem.D, problem.V), (problem.dtype, problem.page_dtype), "a copy of rows")
+    return _attention(problem, machine, no)
+
+
+def _widths(widths: tuple[int, ...]) -> list[str]:
+    return [f"widths are multiples of 8 up to {WIDEST}; got {n}" for n in dict.fromkeys(widths) if n % 8 or not 0 < n <= WIDEST]
+
+
+def _copy(no: list[str], kernel: str, widths: tuple[int, ...], dtypes: tuple[str, ...], why: str) -> Offer | Refusal:
+    no += _widths(widths)
+    no += [f"dtypes are {', '.join(DTYPES)}; got {dtype}" for dtype in dict.fromkeys(dtypes) if dtype not in DTYPES]
+    return Refusal(tuple(no)) if no else Offer(kernel, why)
+
+
+def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Refusal:
+    call = problem.call
+    if problem.verb != "attention":
+        no.append(f"has no kernel for {problem.verb}")
+    if problem.dtype not in DTYPES:
+        no.append(f"dtypes are {', '.join(DTYPES)}; got {problem.dtype}")
+    no += _widths((problem.D, problem.V))
+    if causal_window(call.mask) is None:
+        no.append("masks are Full, Causal and Window")
+    if problem.scaled:
+        no.append("keys and values that carry scales are not read yet")
+    no += [f"no {name}" for name in ("bias", "dropout") if getattr(call, name) is not None]
+    if no:
+        return Refusal(tuple(no))
+    rows = problem.T * problem.group
+    if rows <= FEW_ROWS.get(machine.arch, FEW_ROWS_ELSE):
+        pairs = problem.B * problem.G
+        splits = -(-machine.units // pairs) if pairs else 1
+        return Offer("decode", f"{rows} row(s) a key head: the keys are read once, their blocks shared evenly by the threads", (rows, 64), splits)
+    return Offer("forward", f"{rows} rows a key head fill tiles whose lanes are rows", TILES[machine.arch])

@@ -1,0 +1,64 @@
+// New keys and values go behind the tokens that a sequence had, page by page.
+#include "check.hpp"
+#include "threads.hpp"
+
+namespace strobe {
+namespace {
+
+constexpr int64_t TOKENS_PER_THREAD = 64;  // fewer are not worth waking a thread
+
+int32_t check(strobe_append &c) {
+  auto bad = [&](int32_t code, int64_t value) { return fail(c.fault, code, 0, 0, value); };
+  if (c.size != sizeof c || c.interface != STROBE_INTERFACE) return STROBE_BAD_STRUCT;
+  if (!valid_dtype(c.from_dtype)) return bad(STROBE_BAD_DTYPE, c.from_dtype);
+  if (!valid_dtype(c.to_dtype) || (c.from_dtype != c.to_dtype && c.from_dtype != STROBE_F32)) return bad(STROBE_BAD_DTYPE, c.to_dtype);
+  if (!valid_width(c.D) || !valid_width(c.V) || c.B < 0 || c.T < 0 || c.G < 1 || c.Z < 1 || c.P < 0) return bad(STROBE_BAD_SHAPE, c.D);
+  if (c.offsets)
+    if (int32_t code = check_offsets(c.fault, c.offsets, c.B, c.T, true)) return code;
+  for (int64_t b = 0; b < c.B; b++) {
+    int64_t after = c.lengths[b], count = c.offsets ? c.offsets[b + 1] - c.offsets[b] : c.T, before = after - count;
+    if (count == 0) continue;
+    if (before < 0 || after > c.table_width * c.Z) return fail(c.fault, STROBE_BAD_LENGTH, b, 0, after);
+    if (int32_t code = check_pages(c.fault, c.table + b * c.table_stride, b, before / c.Z, (after + c.Z - 1) / c.Z, c.P)) return code;
+  }
+  return STROBE_OK;
+}
+
+// Token t of sequence b, all key heads.
+void write(const strobe_append &c, const InstructionSet &set, int64_t b, int64_t t, int64_t count) {
+  int64_t from_bytes = dtype_bytes(c.from_dtype), to_bytes = dtype_bytes(c.to_dtype), s = c.lengths[b] - count + t;
+  int64_t page = c.table[b * c.table_stride + s / c.Z], token = s % c.Z, batch = c.offsets ? 0 : b;
+  if (c.offsets) t += c.offsets[b];
+  for (int64_t g = 0; g < c.G; g++) {
+    auto from = [&](const void *p, const int64_t *strides) {
+      return static_cast<const char *>(p) + (batch * strides[0] + t * strides[1] + g * strides[2]) * from_bytes;
+    };
+    auto to = [&](void *p, const int64_t *strides) {
+      return static_cast<char *>(p) + (page * strides[0] + token * strides[1] + g * strides[2]) * to_bytes;
+    };
+    set.copy_row(from(c.k, c.k_strides), c.from_dtype, to(c.k_pages, c.k_pages_strides), c.to_dtype, c.D);
+    set.copy_row(from(c.v, c.v_strides), c.from_dtype, to(c.v_pages, c.v_pages_strides), c.to_dtype, c.V);
+  }
+}
+
+}  // namespace
+}  // namespace strobe
+
+extern "C" int32_t strobe_append_tokens(strobe_append *call) {
+  using namespace strobe;
+  strobe_append &c = *call;
+  c.fault = {};
+  if (int32_t code = check(c)) return code;
+  const InstructionSet *set = instruction_set(c.isa);
+  if (!set) return fail(c.fault, STROBE_BAD_ISA, 0, 0, c.isa);
+  int64_t longest = c.offsets ? 0 : c.T;
+  for (int64_t b = 0; c.offsets && b < c.B; b++) longest = most(longest, c.offsets[b + 1] - c.offsets[b]);
+  int team = static_cast<int>(least(team_size(c.threads), most(1, c.B * longest / TOKENS_PER_THREAD)));
+#pragma omp parallel for num_threads(team) if (team > 1)
+  for (int64_t i = 0; i < c.B * longest; i++) {
+    int64_t b = i / longest, t = i % longest;
+    int64_t count = c.offsets ? c.offsets[b + 1] - c.offsets[b] : c.T;
+    if (t < count) write(c, *set, b, t, count);
+  }
+  return STROBE_OK;
+}

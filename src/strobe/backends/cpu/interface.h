@@ -1,0 +1,123 @@
+/* The plain C interface of the CPU room: what library.py mirrors with ctypes. No array library, no Python.
+ *
+ * Letters: B batch, T queries, S keys, H query heads, G key heads (G divides H), D width of a key, V width of a
+ * value, P pages, Z tokens a page. Strides count elements and may be zero or negative; the last axis is contiguous.
+ * Any change of a struct, a number or a meaning below raises STROBE_INTERFACE. */
+#ifndef STROBE_CPU_INTERFACE_H
+#define STROBE_CPU_INTERFACE_H
+
+#include <stdint.h>
+
+#define STROBE_INTERFACE 1
+
+#if defined(_WIN32)
+#define STROBE_EXPORT __declspec(dllexport)
+#else
+#define STROBE_EXPORT __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum strobe_isa { STROBE_SCALAR = 0, STROBE_AVX2 = 1, STROBE_AVX512 = 2, STROBE_AMX = 3, STROBE_NEON = 4 };
+enum strobe_dtype { STROBE_F32 = 0, STROBE_BF16 = 1, STROBE_F16 = 2 };
+
+/* How the keys of a sequence lie:
+ *   dense   [B, S, G, D], every sequence has S keys
+ *   ranged  [B, S, G, D], sequence b owns keys starts[b] .. starts[b] + lengths[b]
+ *   packed  [N, G, D],    sequence b owns tokens starts[b] .. starts[b + 1]; S holds N
+ *   paged   [P, Z, G, D], token s of sequence b lies at table[b, s / Z], s % Z; lengths[b] tokens, at most S */
+enum strobe_layout { STROBE_DENSE = 0, STROBE_RANGED = 1, STROBE_PACKED = 2, STROBE_PAGED = 3 };
+
+enum strobe_code {
+  STROBE_OK = 0,
+  STROBE_BAD_STRUCT = 1,     /* the caller was built for another interface */
+  STROBE_BAD_ISA = 2,        /* value: the instruction set that this machine lacks */
+  STROBE_BAD_DTYPE = 3,      /* value: the number that names no dtype, or a pair that does not go together */
+  STROBE_BAD_SHAPE = 4,      /* a size is negative, G does not divide H, a width is not a multiple of 8 up to 576 */
+  STROBE_BAD_TABLE = 5,      /* sequence, index in its table row, value: the page number that does not exist */
+  STROBE_BAD_LENGTH = 6,     /* sequence, value: a length or offset outside what there is */
+  STROBE_NO_MEMORY = 7
+};
+
+/* What a failing call found; all zero otherwise. */
+typedef struct strobe_fault {
+  int64_t sequence, index, value;
+} strobe_fault;
+
+/* A position without a bound on this side (Window(before=None)). Small enough to be added to a position. */
+#define STROBE_UNBOUNDED ((int64_t)1 << 60)
+
+typedef struct strobe_attention {
+  uint32_t size, interface; /* sizeof of this struct, STROBE_INTERFACE */
+  int32_t isa, threads;
+  int32_t dtype, layout;
+  int64_t B, T, S, H, G, D, V;
+  const void *q; /* [B, T, H, D], or [N, H, D] with offsets of B + 1 entries (then T holds N) */
+  const void *k, *v;
+  void *out;      /* [B, T, H, V] in dtype */
+  float *lse;     /* [B, T, H] natural logarithm, or null */
+  int64_t q_strides[3], k_strides[3], v_strides[3], out_strides[3], lse_strides[3]; /* batch (or page), token, head */
+  const int32_t *q_offsets;      /* null: dense queries */
+  const int32_t *starts;         /* ranged, packed */
+  const int32_t *lengths;        /* ranged, paged */
+  const int32_t *table;          /* paged: [B, table_width], rows table_stride apart */
+  int64_t table_stride, table_width, P, Z;
+  const int32_t *first;          /* position of each sequence's first query; null: first_all or the default */
+  int64_t first_all;             /* used if place_all is 1 */
+  int32_t place_all, reserved;   /* place_all 0 and first null: the last query stands at the last key */
+  int64_t before, after;         /* query at position p sees keys p - before .. p + after; causal is after = 0 */
+  float scale, cap;              /* cap 0: no soft cap */
+  const float *sink;             /* [H] or null */
+  const float *slopes;           /* ALiBi slopes [B, H] or null */
+  int64_t slopes_stride;         /* from a sequence to the next; 0 for [H] */
+  strobe_fault fault;
+} strobe_attention;
+
+/* Writes new tokens [B, T, G, D] (or packed [N, G, D] with offsets; then T holds N): token t of T stands at
+ * lengths[b] - T + t, lengths already counting the new ones. */
+typedef struct strobe_append {
+  uint32_t size, interface;
+  int32_t isa, threads;
+  int32_t from_dtype, to_dtype; /* equal, or float32 to a narrower one */
+  int64_t B, T, G, D, V;
+  const void *k, *v;           /* new keys and values */
+  void *k_pages, *v_pages;     /* [P, Z, G, D], [P, Z, G, V] */
+  int64_t k_strides[3], v_strides[3], k_pages_strides[3], v_pages_strides[3]; /* batch (or page), token, head */
+  const int32_t *offsets;      /* null: dense new tokens */
+  const int32_t *table, *lengths;
+  int64_t table_stride, table_width, P, Z;
+  strobe_fault fault;
+} strobe_append;
+
+/* Merges two states over [B, T, H]: out = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b). */
+typedef struct strobe_merge {
+  uint32_t size, interface;
+  int32_t isa, threads;
+  int32_t dtype, reserved;
+  int64_t B, T, H, V;
+  const void *out_a, *out_b;
+  const float *lse_a, *lse_b;
+  void *out;
+  float *lse;
+  int64_t out_a_strides[3], out_b_strides[3], out_strides[3];
+  int64_t lse_a_strides[3], lse_b_strides[3], lse_strides[3];
+  strobe_fault fault;
+} strobe_merge;
+
+STROBE_EXPORT int32_t strobe_interface(void);       /* STROBE_INTERFACE of the library */
+STROBE_EXPORT const char *strobe_source_hash(void); /* of the C++ sources it was built from */
+STROBE_EXPORT int32_t strobe_best_isa(void);        /* the best instruction set that runs here */
+STROBE_EXPORT int32_t strobe_has_isa(int32_t isa);
+STROBE_EXPORT int32_t strobe_has_threads(void); /* 0 where it was built without OpenMP */
+
+STROBE_EXPORT int32_t strobe_forward(strobe_attention *call); /* many queries */
+STROBE_EXPORT int32_t strobe_decode(strobe_attention *call);  /* few queries: T * H / G rows of one tile */
+STROBE_EXPORT int32_t strobe_append_tokens(strobe_append *call);
+STROBE_EXPORT int32_t strobe_merge_states(strobe_merge *call);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

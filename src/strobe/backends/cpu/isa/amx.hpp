@@ -1,0 +1,375 @@
+// Many rows on AMX: Sᵀ = K·Qᵀ, so that lanes are rows and K is the first operand as it lies; two weights of neighbouring
+// keys side by side are then the second operand of Oᵀ = Vᵀ·P as they come. Vᵀ is packed once for all rows.
+// The tile unit and the vector unit work at the same time: scores of the next sub-block are made while this one's are
+// turned into weights.
+#pragma once
+
+#include "amx_pack.hpp"
+
+namespace strobe {
+namespace STROBE_ISA {
+
+constexpr int SUB_LANES = 32;  // rows of a sub-block: two vectors, two tiles
+constexpr int AMX_SUBS = 8;
+constexpr int AMX_ROWS = SUB_LANES * AMX_SUBS;
+constexpr float LAZY = 8;  // a sum is rescaled only when the greatest score grew by more than 2^8
+
+struct AmxSub {
+  alignas(64) float m[SUB_LANES], l[SUB_LANES], slope[SUB_LANES], position[SUB_LANES];
+  alignas(64) int32_t lo[SUB_LANES], hi[SUB_LANES];
+  int64_t least_lo, most_lo, least_hi, most_hi;
+  int rows;
+};
+struct AmxScratch {
+  AmxSub subs[AMX_SUBS];
+  alignas(64) float s[2][AMX_BLOCK * SUB_LANES];
+  alignas(64) bf16 p[3][AMX_BLOCK * SUB_LANES];  // a term at a time: [chunk of keys][2 halves of rows] tiles
+  alignas(64) float row[16 * MAX_WIDTH];
+  alignas(64) float sums[4 * 256];
+};
+struct AmxArrays {
+  AmxScratch *fixed;
+  char *block;  // for keys that nobody packed before
+  bf16 *q;      // [sub][term][chunk of D][2 halves of rows] tiles
+  float *o;     // [sub][16 of V][2 halves of rows] tiles
+  int64_t q_sub, q_term, o_sub;
+};
+static size_t amx_bytes(const strobe_attention &call) {
+  int64_t chunks = width_chunks(call.D) * terms_of(call.dtype), tiles = 2 * width_chunks(call.V);
+  size_t q = static_cast<size_t>(AMX_SUBS * chunks * 2 * TILE) * sizeof(bf16),
+         o = static_cast<size_t>(AMX_SUBS * tiles * TILE) * sizeof(float);
+  return sizeof(AmxScratch) + block_bytes(call) + q + o;
+}
+static AmxArrays amx_arrays(const Piece &piece) {
+  const strobe_attention &call = *piece.call;
+  AmxArrays a;
+  a.q_term = width_chunks(call.D) * 2 * TILE, a.q_sub = a.q_term * terms_of(call.dtype), a.o_sub = 2 * width_chunks(call.V) * TILE;
+  a.fixed = reinterpret_cast<AmxScratch *>(piece.scratch);
+  a.block = reinterpret_cast<char *>(a.fixed + 1);
+  a.q = reinterpret_cast<bf16 *>(a.block + block_bytes(call));
+  a.o = reinterpret_cast<float *>(a.q + AMX_SUBS * a.q_sub);
+  return a;
+}
+
+template <int TERMS>
+static void load_amx_sub(const Piece &piece, int64_t row0, int rows, AmxSub &sub, bf16 *q, int64_t q_term) {
+  const strobe_attention &call = *piece.call;
+  const char *at[SUB_LANES];
+  sub.rows = rows;
+  sub.least_lo = sub.least_hi = INT32_MAX;
+  sub.most_lo = sub.most_hi = 0;
+  for (int i = 0; i < SUB_LANES; i++) {
+    int64_t row = row0 + least(i, rows - 1), lo, hi;  // lanes past the last row repeat it and are never written out
+    visible(call, *piece.rows, piece.keys->count, row, &lo, &hi);
+    lo = clamp(lo, piece.key0, piece.key1), hi = clamp(hi, piece.key0, piece.key1);
+    sub.lo[i] = static_cast<int32_t>(lo), sub.hi[i] = static_cast<int32_t>(hi);
+    sub.least_lo = least(sub.least_lo, lo), sub.most_lo = most(sub.most_lo, lo);
+    sub.least_hi = least(sub.least_hi, hi), sub.most_hi = most(sub.most_hi, hi);
+    sub.m[i] = MINUS_INFINITY, sub.l[i] = 0;
+    sub.position[i] = static_cast<float>(piece.rows->first + row / piece.rows->group);
+    sub.slope[i] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + row % piece.rows->group] * LOG2_E : 0;
+    at[i] = query_at(*piece.rows, row);
+  }
+  int64_t bytes = TERMS == 3 ? 4 : 2;
+  for (int64_t c = 0; c * CHUNK < call.D; c++) {
+    for (int half = 0; half < 2; half++) {
+      __m512i pairs[TERMS][16];
+      for (int i = 0; i < 16; i++) {
+        __m512i terms[TERMS];
+        load_terms<TERMS>(at[16 * half + i] + c * CHUNK * bytes, call.D - c * CHUNK, terms);
+        for (int t = 0; t < TERMS; t++) pairs[t][i] = terms[t];
+      }
+      for (int t = 0; t < TERMS; t++) {
+        transpose(pairs[t]);
+        for (int i = 0; i < 16; i++) _mm512_storeu_si512(q + t * q_term + (2 * c + half) * TILE + i * CHUNK, pairs[t][i]);
+      }
+    }
+  }
+}
+
+template <int TERMS>
+static inline vec weight_of(vec x) {
+  if constexpr (TERMS == 1) return exp2_quick(x);
+  if constexpr (TERMS == 2) return exp2_half(x);
+  return exp2_exact(x);
+}
+
+// Weights of two neighbouring keys, 16 rows, as dwords of bf16: to nearest, or cut into terms.
+template <int TERMS>
+static inline void store_pair(vec a, vec b, bf16 *p) {
+  for (int t = 0; t < TERMS; t++) {
+    __m512i ia = _mm512_castps_si512(a), ib = _mm512_castps_si512(b);
+    if constexpr (TERMS < 3)
+      if (t == TERMS - 1) ia = _mm512_add_epi32(ia, _mm512_set1_epi32(0x8000)), ib = _mm512_add_epi32(ib, _mm512_set1_epi32(0x8000));
+    constexpr __mmask32 UPPER = 0xaaaaaaaa;
+    _mm512_store_si512(p + t * AMX_BLOCK * SUB_LANES, _mm512_mask_blend_epi16(UPPER, _mm512_srli_epi32(ia, 16), ib));
+    if (t < TERMS - 1) a = minus(a, top_half(a)), b = minus(b, top_half(b));
+  }
+}
+
+// Cap, slopes and mask for the chunks [c0, c1) of a block, then the new greatest scores; rescales what was gathered.
+struct Bases {
+  vec m[2];  // what to subtract in the exponent
+  vec factor;
+};
+static inline Bases prepare(const Scoring &how, AmxSub &sub, float *s, int64_t key0, int c0, int c1, float *o, int64_t tiles) {
+  int64_t seen_by_all0 = sub.most_lo - key0, seen_by_all1 = sub.least_hi - key0;
+  int a = c0 * CHUNK, e = c1 * CHUNK;
+  auto each = [&](int from, int to, bool hidden) {
+    for (int j = from; j < to; j++) {
+      for (int x = 0; x < SUB_LANES; x += 16) {
+        float *p = s + j * SUB_LANES + x;
+        vec y = load(p);
+        if (!how.folded) {
+          vec away = mul(load(sub.slope + x), abs(minus(load(sub.position + x), set1(static_cast<float>(key0 + j)))));
+          y = adjust(how, y, away);
+        }
+        if (hidden) y = hide(y, sub.lo + x, sub.hi + x, static_cast<int32_t>(key0 + j));
+        store(p, y);
+      }
+    }
+  };
+  int inner0 = static_cast<int>(clamp(seen_by_all0, a, e)), inner1 = static_cast<int>(clamp(seen_by_all1, inner0, e));
+  each(a, inner0, true);
+  if (!how.folded) each(inner0, inner1, false);
+  each(inner1, e, true);
+
+  vec top[4];
+  for (auto &x : top) x = set1(MINUS_INFINITY);
+  for (int j = a; j < e; j += 2)
+    for (int x = 0; x < 4; x++) top[x] = max(top[x], load(s + j * SUB_LANES + 16 * x));
+  Bases bases;
+  bases.factor = set1(how.exponent());
+  bool grew = false;
+  vec old[2], now[2];
+  for (int x = 0; x < 2; x++) {
+    old[x] = load(sub.m + 16 * x);
+    now[x] = max(old[x], mul(max(top[x], top[x + 2]), bases.factor));
+    grew = grew || any_greater(now[x], add(old[x], set1(LAZY)));
+  }
+  for (int x = 0; x < 2; x++) {
+    bases.m[x] = zero_if_minus_infinity(grew ? now[x] : old[x]);
+    if (!grew) continue;
+    vec by = exp2_exact(minus(old[x], bases.m[x]));
+    store(sub.m + 16 * x, now[x]);
+    store(sub.l + 16 * x, mul(load(sub.l + 16 * x), by));
+    for (int64_t t = 0; t < tiles; t++) {
+      float *p = o + t * TILE + x * 256;
+      for (int r = 0; r < 16; r++) store(p + 16 * r, mul(load(p + 16 * r), by));
+    }
+  }
+  return bases;
+}
+
+template <int TERMS>
+struct Exponents {  // turns scores into weights, a pair of keys at a time, whenever the tile unit is busy
+  const float *s;
+  bf16 *p;
+  Bases bases;
+  vec l[2];
+
+  __attribute__((always_inline)) void pairs(int from, int to) {
+    for (int i = from; i < to; i++) {
+      const float *at = s + i * 2 * SUB_LANES;
+      bf16 *to_tile = p + (i / 16) * 2 * TILE + (i % 16) * CHUNK;
+      for (int x = 0; x < 2; x++) {
+        vec a = weight_of<TERMS>(fms(load(at + 16 * x), bases.factor, bases.m[x]));
+        vec b = weight_of<TERMS>(fms(load(at + SUB_LANES + 16 * x), bases.factor, bases.m[x]));
+        l[x] = add(l[x], add(a, b));
+        store_pair<TERMS>(a, b, to_tile + x * TILE);
+      }
+    }
+  }
+};
+
+// Scores of 32 keys and 32 rows, with `pairs` pairs of another chunk's exponents in between.
+template <int TERMS, class Between>
+static inline __attribute__((always_inline)) void score_chunk(const bf16 *k, int64_t k_term, const bf16 *q, int64_t q_term, int chunks,
+                                                              float *s, Between between) {
+  using P = Products<TERMS>;
+  constexpr int PAIRS = CHUNK / 2;
+  int steps = P::COUNT * chunks, done = 0, step = 0;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int i = 0; i < P::COUNT; i++) {
+    const bf16 *k0 = k + P::A[i] * k_term, *k1 = k0 + chunks * TILE, *qi = q + P::B[i] * q_term;
+    for (int c = 0; c < chunks; c++) {
+      _tile_loadd(4, k0 + c * TILE, 64);
+      _tile_loadd(6, qi + c * 2 * TILE, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, qi + c * 2 * TILE + TILE, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_loadd(5, k1 + c * TILE, 64);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+      int due = PAIRS * ++step / steps;
+      between(done, due);
+      done = due;
+    }
+  }
+  _tile_stored(0, s, 2 * 64);
+  _tile_stored(1, s + 16, 2 * 64);
+  _tile_stored(2, s + 16 * SUB_LANES, 2 * 64);
+  _tile_stored(3, s + 16 * SUB_LANES + 16, 2 * 64);
+}
+
+// Oᵀ += Vᵀ·P over the chunks [c0, c1). With several terms the sum of a block is made apart, small products first.
+template <int TERMS>
+static void gather_tiles(const BlockShape &shape, const bf16 *v, const bf16 *p, int c0, int c1, float *o, float *sums) {
+  using P = Products<TERMS>;
+  for (int64_t t = 0; t < shape.v_tiles; t += 2) {
+    float *to = o + t * TILE;
+    if constexpr (TERMS == 1) {
+      _tile_loadd(0, to, 64);
+      _tile_loadd(1, to + 256, 64);
+      _tile_loadd(2, to + 512, 64);
+      _tile_loadd(3, to + 768, 64);
+    } else {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+    for (int i = 0; i < P::COUNT; i++) {
+      const bf16 *vi = v + P::A[i] * shape.v_term + t * TILE, *pi = p + P::B[i] * AMX_BLOCK * SUB_LANES;
+      for (int c = c0; c < c1; c++) {
+        _tile_loadd(4, vi + c * shape.v_tiles * TILE, 64);
+        _tile_loadd(6, pi + c * 2 * TILE, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, pi + c * 2 * TILE + TILE, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, vi + c * shape.v_tiles * TILE + TILE, 64);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+    }
+    float *into = TERMS == 1 ? to : sums;
+    _tile_stored(0, into, 64);
+    _tile_stored(1, into + 256, 64);
+    _tile_stored(2, into + 512, 64);
+    _tile_stored(3, into + 768, 64);
+    if constexpr (TERMS > 1)
+      for (int i = 0; i < 4 * 256; i += 16) store(to + i, add(load(to + i), load(sums + i)));
+  }
+}
+
+// The same where some value is not finite and some row may not see it: 0 · NaN must not reach that row.
+template <int TERMS>
+static void gather_seen(const BlockShape &shape, const AmxSub &sub, const bf16 *v, const bf16 *p, int64_t key0, int c0, int c1, float *o) {
+  for (int row = 0; row < SUB_LANES; row++) {
+    int from = static_cast<int>(most(c0 * CHUNK, sub.lo[row] - key0)), to = static_cast<int>(least(c1 * CHUNK, sub.hi[row] - key0));
+    for (int64_t d = 0; d < shape.v_tiles * 16; d++) {
+      float *sum = o + (d / 16) * TILE + (row / 16) * 256 + (d % 16) * 16 + row % 16;
+      for (int j = from; j < to; j++) {
+        float weight = 0, value = 0;
+        for (int t = 0; t < TERMS; t++) {
+          weight += widen_one(
+              p[t * AMX_BLOCK * SUB_LANES + ((j / CHUNK) * 2 + row / 16) * TILE + (j % CHUNK / 2) * CHUNK + row % 16 * 2 + j % 2]);
+          value += widen_one(v[t * shape.v_term + ((j / CHUNK) * shape.v_tiles + d / 16) * TILE + (d % 16) * CHUNK + j % CHUNK]);
+        }
+        *sum += weight * value;
+      }
+    }
+  }
+}
+
+static void finish_amx_sub(const Piece &piece, int first_row, const AmxSub &sub, const float *o, float *row) {
+  int64_t V = piece.call->V;
+  for (int half = 0; half * 16 < sub.rows; half++) {
+    for (int64_t t = 0; t * 16 < V; t++) {
+      vec r[16];
+      for (int i = 0; i < 16; i++) r[i] = load(o + t * TILE + half * 256 + i * 16);
+      transpose(r);
+      for (int i = 0; i < 16; i++) store(row + i * MAX_WIDTH + t * 16, r[i]);
+    }
+    for (int i = 0; i < 16 && 16 * half + i < sub.rows; i++)
+      finish_row(piece, first_row + 16 * half + i, sub.m[16 * half + i], sub.l[16 * half + i], row + i * MAX_WIDTH);
+  }
+}
+
+template <int TERMS>
+static void attend_block(const Piece &piece, const AmxArrays &a, const BlockShape &shape, const Scoring &how, const char *block,
+                         int64_t key0, int subs) {
+  const bf16 *k = reinterpret_cast<const bf16 *>(block), *v = block_values(shape, block);
+  int64_t end = least(key0 + AMX_BLOCK, piece.key1);
+  int chunks = static_cast<int>(shape.k_chunks);
+  struct Range {
+    int c0, c1;
+  };
+  auto range = [&](int i) -> Range {  // the chunks that some row of sub-block i sees
+    if (i >= subs) return {0, 0};
+    const AmxSub &sub = a.fixed->subs[i];
+    int64_t from = most(sub.least_lo, key0), to = least(sub.most_hi, end);
+    if (from >= to) return {0, 0};
+    return {static_cast<int>((from - key0) / CHUNK), static_cast<int>((to - key0 + CHUNK - 1) / CHUNK)};
+  };
+  auto nothing = [](int, int) {};
+  auto score = [&](int i, int c, float *s, auto between) {
+    score_chunk<TERMS>(k + c * 2 * chunks * TILE, shape.k_term, a.q + i * a.q_sub, a.q_term, chunks, s + c * CHUNK * SUB_LANES, between);
+  };
+  int which = 0;
+  Range now = range(0);
+  for (int c = now.c0; c < now.c1; c++) score(0, c, a.fixed->s[0], nothing);
+  for (int i = 0; i < subs; i++, which ^= 1) {
+    Range next = range(i + 1);
+    AmxSub &sub = a.fixed->subs[i];
+    float *s = a.fixed->s[which], *s_next = a.fixed->s[which ^ 1], *o = a.o + i * a.o_sub;
+    int c = next.c0;
+    if (now.c0 < now.c1) {
+      Exponents<TERMS> exponents = {
+          s, a.fixed->p[0], prepare(how, sub, s, key0, now.c0, now.c1, o, shape.v_tiles), {load(sub.l), load(sub.l + 16)}};
+      for (int u = now.c0; u < now.c1; u++) {
+        int first = u * CHUNK / 2;
+        if (c < next.c1) {
+          score(i + 1, c++, s_next, [&](int from, int to) __attribute__((always_inline)) { exponents.pairs(first + from, first + to); });
+        } else {
+          exponents.pairs(first, first + CHUNK / 2);
+        }
+      }
+      store(sub.l, exponents.l[0]);
+      store(sub.l + 16, exponents.l[1]);
+    }
+    for (; c < next.c1; c++) score(i + 1, c, s_next, nothing);
+    bool partial = key0 + now.c0 * CHUNK < sub.most_lo || key0 + now.c1 * CHUNK > sub.least_hi;
+    if (now.c0 < now.c1) {
+      if (partial && !block_finite(shape, block)) {
+        gather_seen<TERMS>(shape, sub, v, a.fixed->p[0], key0, now.c0, now.c1, o);
+      } else {
+        gather_tiles<TERMS>(shape, v, a.fixed->p[0], now.c0, now.c1, o, a.fixed->sums);
+      }
+    }
+    now = next;
+  }
+}
+
+template <int TERMS>
+static void attend_tiles(const Piece &piece) {
+  const strobe_attention &call = *piece.call;
+  TileScope tiles;
+  AmxArrays a = amx_arrays(piece);
+  BlockShape shape = block_shape(call);
+  Scoring how = scoring(call);
+  int subs = 0;
+  for (int i = 0; i < piece.row_count; i += SUB_LANES, subs++)
+    load_amx_sub<TERMS>(piece, piece.row0 + i, static_cast<int>(least(SUB_LANES, piece.row_count - i)), a.fixed->subs[subs],
+                        a.q + subs * a.q_sub, a.q_term);
+  memset(a.o, 0, static_cast<size_t>(subs * a.o_sub) * sizeof(float));
+  for (int64_t i = piece.key0 / AMX_BLOCK; i * AMX_BLOCK < piece.key1; i++) {
+    int64_t key0 = i * AMX_BLOCK;
+    const char *block = piece.packed + (i - piece.packed_block0) * static_cast<int64_t>(block_bytes(call));
+    if (!piece.packed) pack_block<TERMS>(call, *piece.keys, key0, least(piece.keys->count, key0 + AMX_BLOCK), a.block), block = a.block;
+    attend_block<TERMS>(piece, a, shape, how, block, key0, subs);
+  }
+  for (int i = 0; i < subs; i++) finish_amx_sub(piece, i * SUB_LANES, a.fixed->subs[i], a.o + i * a.o_sub, a.fixed->row);
+}
+
+static void attend_amx(const Piece &piece) {
+  if (piece.call->dtype == STROBE_BF16) attend_tiles<1>(piece);
+  if (piece.call->dtype == STROBE_F16) attend_tiles<2>(piece);
+  if (piece.call->dtype == STROBE_F32) attend_tiles<3>(piece);
+}
+
+}  // namespace STROBE_ISA
+}  // namespace strobe

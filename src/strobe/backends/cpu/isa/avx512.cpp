@@ -1,0 +1,27 @@
+#if defined(__x86_64__)
+// g++ 12 warns of its own _mm512_undefined_epi32.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+#include <math.h>
+
+#include <type_traits>
+
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2")
+#define STROBE_ISA avx512
+#include "avx512.hpp"
+// After the instruction set, whose vectors they are written over.
+#include "../few.hpp"
+#include "../tile.hpp"
+
+namespace strobe {
+extern const InstructionSet avx512_set = {{avx512::TILE_ROWS, avx512::BLOCK, avx512::tile_bytes, avx512::attend_many, nullptr, nullptr},
+                                          {avx512::FEW_ROWS, avx512::FEW_KEYS, avx512::few_bytes, avx512::attend_few, nullptr, nullptr},
+                                          avx512::few_takes,
+                                          avx512::many_takes,
+                                          avx512::merge_partials,
+                                          avx512::merge_states,
+                                          avx512::copy_row,
+                                          nullptr};
+}  // namespace strobe
+#endif

@@ -1,0 +1,20 @@
+#include <math.h>
+
+#include <type_traits>
+
+#define STROBE_ISA scalar
+#include "scalar.hpp"
+// After the instruction set, whose vectors they are written over.
+#include "../few.hpp"
+#include "../tile.hpp"
+
+namespace strobe {
+extern const InstructionSet scalar_set = {{scalar::TILE_ROWS, scalar::BLOCK, scalar::tile_bytes, scalar::attend_many, nullptr, nullptr},
+                                          {scalar::FEW_ROWS, scalar::FEW_KEYS, scalar::few_bytes, scalar::attend_few, nullptr, nullptr},
+                                          scalar::few_takes,
+                                          scalar::many_takes,
+                                          scalar::merge_partials,
+                                          scalar::merge_states,
+                                          scalar::copy_row,
+                                          nullptr};
+}  // namespace strobe

@@ -1,0 +1,112 @@
+// What passes between the schedule (compiled for any machine) and the kernels (compiled once an instruction set).
+// Types are plain data. Functions have internal linkage on purpose: were they shared, the linker could keep the copy
+// that was compiled for the widest instruction set and run it on a machine that lacks it.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "interface.h"
+
+namespace strobe {
+
+constexpr float LOG2_E = 1.44269504088896340736f;  // kernels work in powers of two: e^x = 2^(x · log2 e)
+constexpr float LN_2 = 0.69314718055994530942f;
+constexpr int MAX_WIDTH = 576;  // of DeepSeek's latent keys
+
+// The keys of one sequence under one key head; strides in bytes.
+struct Keys {
+  const char *k, *v;
+  int64_t k_token, v_token, k_page, v_page;
+  const int32_t *table;  // null: the tokens lie one behind the other
+  int64_t page_tokens;
+  int64_t count;
+};
+
+// The queries of one sequence that share a key head. Row r is query r / group of head `head + r % group`; strides in bytes.
+struct Rows {
+  const char *q;
+  char *out;
+  char *lse;
+  int64_t q_token, q_head, out_token, out_head, lse_token, lse_head;
+  int64_t group, count;
+  int64_t first;  // position of query 0
+  int64_t head;
+  const float *slopes;  // of this sequence, or null
+};
+
+// One piece of work: some rows against some keys.
+struct Piece {
+  const strobe_attention *call;
+  const Rows *rows;
+  const Keys *keys;
+  int64_t row0;
+  int row_count;
+  int64_t key0, key1;
+  float *partial;      // null: write out and lse; else room for row_count × (2 + V): m, l, O
+  const char *packed;  // blocks of keys already packed for all tiles, or null
+  int64_t packed_block0;
+  char *scratch;
+};
+
+struct Kernel {
+  int tile_rows;   // rows of a tile
+  int block_keys;  // work is cut at multiples of so many keys
+  size_t (*scratch_bytes)(const strobe_attention &);
+  void (*attend)(const Piece &);
+  size_t (*block_bytes)(const strobe_attention &);  // null: nothing to pack
+  void (*pack)(const strobe_attention &, const Keys &, int64_t s0, int64_t s1, char *block);
+};
+
+struct InstructionSet {
+  Kernel many, few;  // lanes are rows; lanes are the width
+  bool (*few_takes)(const strobe_attention &, int64_t rows);
+  bool (*many_takes)(const strobe_attention &);
+  void (*merge)(const Piece &, const float *const *partials, int count);  // partials of one piece to out and lse
+  void (*merge_states)(const strobe_merge &, int64_t b, int64_t t);
+  void (*copy_row)(const void *from, int from_dtype, void *to, int to_dtype, int64_t width);
+  const InstructionSet *below;  // where `many_takes` says no
+};
+
+const InstructionSet *instruction_set(int32_t isa);  // null: not on this machine
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
+static inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+static inline int64_t dtype_bytes(int dtype) { return dtype == STROBE_F32 ? 4 : 2; }
+
+// The keys [lo, hi) that a row may see. Causal, window, lengths: every mask of this room is such an interval.
+static inline void visible(const strobe_attention &call, const Rows &rows, int64_t keys, int64_t row, int64_t *lo, int64_t *hi) {
+  int64_t position = rows.first + row / rows.group;
+  *lo = clamp(position - call.before, 0, keys);
+  *hi = most(*lo, clamp(position + call.after + 1, 0, keys));
+}
+
+// How many tokens from s on lie a constant stride apart, and where the first one lies.
+static inline int64_t run_at(const Keys &keys, int64_t s, const char **k, const char **v) {
+  if (!keys.table) {
+    *k = keys.k + s * keys.k_token;
+    *v = keys.v + s * keys.v_token;
+    return keys.count - s;
+  }
+  int64_t page = s / keys.page_tokens, token = s % keys.page_tokens, number = keys.table[page];
+  *k = keys.k + number * keys.k_page + token * keys.k_token;
+  *v = keys.v + number * keys.v_page + token * keys.v_token;
+  return least(keys.page_tokens - token, keys.count - s);
+}
+
+// Pointers to n tokens from s on; s + n must not pass the count.
+static inline void tokens_at(const Keys &keys, int64_t s, int n, const char **k, const char **v) {
+  for (int j = 0; j < n;) {
+    const char *kj, *vj;
+    int64_t run = least(run_at(keys, s + j, &kj, &vj), n - j);
+    for (int64_t i = 0; i < run; i++, j++, kj += keys.k_token, vj += keys.v_token) k[j] = kj, v[j] = vj;
+  }
+}
+
+static inline const char *query_at(const Rows &rows, int64_t row) {
+  return rows.q + row / rows.group * rows.q_token + row % rows.group * rows.q_head;
+}
+
+}  // namespace strobe

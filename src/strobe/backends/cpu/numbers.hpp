@@ -1,0 +1,60 @@
+// The number formats, and constants of them. No functions that a linker could share between instruction sets.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+namespace strobe {
+
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+constexpr float MINUS_INFINITY = -__builtin_inff();
+
+static inline float from_bits(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+static inline uint32_t to_bits(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+static inline float widen_one(float x) { return x; }
+static inline float widen_one(bf16 x) { return from_bits(static_cast<uint32_t>(x.bits) << 16); }
+static inline float widen_one(f16 x) {
+  uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;
+  if (rest >= 0x7c00) return from_bits(sign | 0x7f800000 | (rest & 0x3ff) << 13);  // inf, NaN
+  // Subnormals count 2^-24ths. The others are short of 112 in the exponent (bias 127, not 15). Neither passes through a
+  // subnormal float, which kernels flush to zero.
+  return from_bits(sign | (rest < 0x400 ? to_bits(static_cast<float>(rest) * 0x1p-24f) : (rest << 13) + (112u << 23)));
+}
+
+static inline void narrow_one(float *p, float x) { *p = x; }
+static inline void narrow_one(bf16 *p, float x) {  // to nearest even; a NaN stays one
+  uint32_t bits = to_bits(x);
+  p->bits = x != x ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+static inline void narrow_one(f16 *p, float x) {
+  uint32_t bits = to_bits(x), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
+  uint32_t half;
+  if (rest > 0x7f800000) {
+    half = 0x7e00;  // NaN
+  } else if (rest >= 0x477ff000) {
+    half = 0x7c00;  // 65,520 and more round to infinity
+  } else if (rest < 0x38800000) {
+    // Below the least normal (2^-14): adding 0.5 leaves the rounded multiples of 2^-24 in the low bits.
+    half = to_bits(from_bits(rest) + 0.5f) - 0x3f000000;
+  } else {
+    half = (rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13;
+  }
+  p->bits = static_cast<uint16_t>(sign | half);
+}
+
+}  // namespace strobe

@@ -1,0 +1,311 @@
+// A call becomes pairs (sequence, key head), pairs become tiles of rows, and the work of all tiles, counted in blocks of
+// keys, is one line of numbers that is cut into parts. A tile that a cut goes through leaves partial states, which are
+// merged in the order of their keys. Cuts depend on the problem and the thread count alone, so the same plan gives the
+// same bits whichever thread takes which part.
+#include "schedule.hpp"
+
+#include <memory>
+#include <new>
+
+#include "check.hpp"
+#include "threads.hpp"
+
+namespace strobe {
+namespace {
+
+constexpr size_t PACKED_LIMIT = size_t{256} << 20;  // bytes of packed keys at once; more pairs wait for the next wave
+constexpr int64_t PARTS_PER_THREAD = 4;             // with uneven tiles, so that no thread waits long for the last one
+constexpr int64_t LEAST_KEYS = 256;                 // a part with fewer costs more to merge than to compute
+
+struct Pair {
+  Rows rows;
+  Keys keys;
+  int64_t block0, blocks;  // that any row sees
+  int64_t tile0;           // its first tile
+  size_t packed;           // where its packed blocks start
+};
+struct Tile {
+  int64_t pair, row0, rows, key0, key1;
+  int64_t start, blocks;  // its stretch of the line
+};
+
+template <class T>
+std::unique_ptr<T[]> array(int64_t n) {
+  return std::unique_ptr<T[]>(new T[static_cast<size_t>(n > 0 ? n : 1)]);
+}
+
+int32_t check(strobe_attention &c) {
+  auto bad = [&](int32_t code, int64_t value) { return fail(c.fault, code, 0, 0, value); };
+  if (c.size != sizeof c || c.interface != STROBE_INTERFACE) return STROBE_BAD_STRUCT;
+  if (!valid_dtype(c.dtype)) return bad(STROBE_BAD_DTYPE, c.dtype);
+  if (!valid_width(c.D)) return bad(STROBE_BAD_SHAPE, c.D);
+  if (!valid_width(c.V)) return bad(STROBE_BAD_SHAPE, c.V);
+  if (c.G < 1 || c.H < 1 || c.H % c.G != 0) return bad(STROBE_BAD_SHAPE, c.G);
+  if (c.B < 0 || c.T < 0 || c.S < 0 || c.P < 0) return bad(STROBE_BAD_SHAPE, -1);
+  if (c.S > INT32_MAX || c.T > INT32_MAX) return bad(STROBE_BAD_SHAPE, c.S);
+  if (c.q_offsets)
+    if (int32_t code = check_offsets(c.fault, c.q_offsets, c.B, c.T, true)) return code;
+  if (c.layout == STROBE_DENSE) return STROBE_OK;
+  if (c.layout == STROBE_PACKED) return c.starts ? check_offsets(c.fault, c.starts, c.B, c.S, false) : bad(STROBE_BAD_SHAPE, c.layout);
+  bool paged = c.layout == STROBE_PAGED;
+  if (!c.lengths || (paged ? !c.table || c.Z < 1 || c.P * c.Z > INT64_MAX / 2 : !c.starts || c.layout != STROBE_RANGED))
+    return bad(STROBE_BAD_SHAPE, c.layout);
+  for (int64_t b = 0; b < c.B; b++) {
+    int64_t length = c.lengths[b], start = paged ? 0 : c.starts[b], room = paged ? least(c.table_width * c.Z, c.S) : c.S;
+    if (length < 0 || length > INT32_MAX || start < 0 || start + length > room) return fail(c.fault, STROBE_BAD_LENGTH, b, 0, length);
+    if (!paged) continue;
+    if (int32_t code = check_pages(c.fault, c.table + b * c.table_stride, b, 0, (length + c.Z - 1) / c.Z, c.P)) return code;
+  }
+  return STROBE_OK;
+}
+
+Pair pair_of(const strobe_attention &c, int64_t b, int64_t g) {
+  Pair pair{};
+  int64_t bytes = dtype_bytes(c.dtype), group = c.H / c.G, start = 0, queries = c.T;
+  Keys &keys = pair.keys;
+  keys.k = static_cast<const char *>(c.k) + g * c.k_strides[2] * bytes;
+  keys.v = static_cast<const char *>(c.v) + g * c.v_strides[2] * bytes;
+  keys.k_token = c.k_strides[1] * bytes, keys.v_token = c.v_strides[1] * bytes;
+  if (c.layout == STROBE_PAGED) {
+    keys.k_page = c.k_strides[0] * bytes, keys.v_page = c.v_strides[0] * bytes;
+    keys.table = c.table + b * c.table_stride, keys.page_tokens = c.Z, keys.count = c.lengths[b];
+  } else {
+    bool packed = c.layout == STROBE_PACKED;
+    start = c.layout == STROBE_DENSE ? 0 : c.starts[b];
+    keys.count = c.layout == STROBE_DENSE ? c.S : packed ? c.starts[b + 1] - start : c.lengths[b];
+    keys.k += ((packed ? 0 : b * c.k_strides[0]) + start * c.k_strides[1]) * bytes;
+    keys.v += ((packed ? 0 : b * c.v_strides[0]) + start * c.v_strides[1]) * bytes;
+  }
+  Rows &rows = pair.rows;
+  int64_t b_dense = b, token = 0;
+  if (c.q_offsets) b_dense = 0, token = c.q_offsets[b], queries = c.q_offsets[b + 1] - token;
+  auto at = [&](const int64_t *strides) { return b_dense * strides[0] + token * strides[1] + g * group * strides[2]; };
+  rows.q = static_cast<const char *>(c.q) + at(c.q_strides) * bytes;
+  rows.out = static_cast<char *>(c.out) + at(c.out_strides) * bytes;
+  rows.lse = c.lse ? reinterpret_cast<char *>(c.lse + at(c.lse_strides)) : nullptr;
+  rows.q_token = c.q_strides[1] * bytes, rows.q_head = c.q_strides[2] * bytes;
+  rows.out_token = c.out_strides[1] * bytes, rows.out_head = c.out_strides[2] * bytes;
+  rows.lse_token = c.lse_strides[1] * 4, rows.lse_head = c.lse_strides[2] * 4;
+  rows.group = group, rows.count = queries * group, rows.head = g * group;
+  rows.slopes = c.slopes ? c.slopes + b * c.slopes_stride : nullptr;
+  rows.first = c.first ? c.first[b] : c.place_all ? c.first_all : keys.count - queries;
+  return pair;
+}
+
+// The line of work and where it is cut.
+struct Line {
+  const Tile *tiles;
+  int64_t tile_count, work, parts;
+  bool whole;  // part i is tile i, nothing is cut
+
+  int64_t begin(int64_t part) const { return whole ? (part < tile_count ? tiles[part].start : work) : work * part / parts; }
+  int64_t part_of(int64_t unit) const {
+    int64_t p = unit * parts / work;
+    while (begin(p) > unit) p--;
+    while (begin(p + 1) <= unit) p++;
+    return p;
+  }
+  int64_t tile_of(int64_t unit) const {
+    int64_t low = 0, high = tile_count;  // the last tile that starts at or before the unit
+    while (high - low > 1) {
+      int64_t middle = (low + high) / 2;
+      (tiles[middle].start <= unit ? low : high) = middle;
+    }
+    return low;
+  }
+};
+
+Line cut(const Tile *tiles, int64_t count, int64_t work, int64_t longest, int threads, Shape shape, int block_keys) {
+  // Enough tiles, none of them long: they are taken whole.
+  bool whole = count >= PARTS_PER_THREAD * threads && longest * threads * 2 <= work;
+  if (whole || threads == 1) return {tiles, count, work, count, true};
+  int64_t wanted = shape == Shape::few ? threads : PARTS_PER_THREAD * threads;
+  int64_t worthwhile = most(1, work * block_keys / most(LEAST_KEYS, block_keys));  // never more than the work: no part is empty
+  return {tiles, count, work, least(wanted, worthwhile), false};
+}
+
+class Run {
+ public:
+  Run(strobe_attention &call, const InstructionSet &set, const Kernel &kernel, Shape shape)
+      : call_(call), set_(set), kernel_(kernel), shape_(shape) {}
+
+  int32_t all() {
+    pairs_ = array<Pair>(call_.B * call_.G);
+    lay_out();
+    size_t block = packing_ ? kernel_.block_bytes(call_) : 0;
+    int64_t count = call_.B * call_.G, code = STROBE_OK;
+    for (int64_t first = 0, last; first < count && code == STROBE_OK; first = last) {
+      size_t bytes = 0;
+      for (last = first; last < count; last++) {
+        size_t more = static_cast<size_t>(pairs_[last].blocks) * block;
+        if (last > first && bytes + more > PACKED_LIMIT) break;
+        pairs_[last].packed = bytes;
+        bytes += more;
+      }
+      code = wave(first, last, bytes);
+    }
+    shared_scratch().trim();
+    return static_cast<int32_t>(code);
+  }
+
+ private:
+  // Pairs, and their tiles with the keys that any of a tile's rows may see, later rows first: under a causal mask these
+  // have the most work, and the least should come last.
+  void lay_out() {
+    int64_t tile_count = 0, step = kernel_.tile_rows, longest_pair = 0;
+    for (int64_t i = 0; i < call_.B * call_.G; i++) {
+      pairs_[i] = pair_of(call_, i / call_.G, i % call_.G);
+      pairs_[i].tile0 = tile_count;
+      tile_count += (pairs_[i].rows.count + step - 1) / step;
+      longest_pair = most(longest_pair, pairs_[i].rows.count);
+    }
+    packing_ = kernel_.pack && longest_pair > step;
+    tiles_ = array<Tile>(tile_count);
+    tile_count_ = tile_count;
+    for (int64_t i = 0; i < call_.B * call_.G; i++) {
+      Pair &pair = pairs_[i];
+      int64_t tiles = (pair.rows.count + step - 1) / step, low = INT64_MAX, high = 0;
+      for (int64_t t = 0; t < tiles; t++) {
+        Tile &tile = tiles_[pair.tile0 + tiles - 1 - t];
+        tile.pair = i, tile.row0 = t * step, tile.rows = least(step, pair.rows.count - t * step);
+        int64_t ignored, last = tile.row0 + tile.rows - 1;
+        visible(call_, pair.rows, pair.keys.count, tile.row0, &tile.key0, &ignored);
+        visible(call_, pair.rows, pair.keys.count, last, &ignored, &tile.key1);
+        tile.key1 = most(tile.key0, tile.key1);
+        int64_t block0 = tile.key0 / kernel_.block_keys;
+        tile.blocks = most(1, (tile.key1 + kernel_.block_keys - 1) / kernel_.block_keys - block0);
+        if (tile.key1 > tile.key0) low = least(low, block0), high = most(high, block0 + tile.blocks);
+      }
+      pair.block0 = low == INT64_MAX ? 0 : low, pair.blocks = high - pair.block0;
+    }
+  }
+
+  int32_t wave(int64_t first, int64_t last, size_t packed_bytes) {
+    int64_t tile0 = pairs_[first].tile0, tile1 = last < call_.B * call_.G ? pairs_[last].tile0 : tile_count_, work = 0, longest = 0;
+    for (int64_t i = tile0; i < tile1; i++) tiles_[i].start = work, work += tiles_[i].blocks, longest = most(longest, tiles_[i].blocks);
+    if (work == 0) return STROBE_OK;
+    Line line = cut(tiles_.get() + tile0, tile1 - tile0, work, longest, call_.threads, shape_, kernel_.block_keys);
+    slot_floats_ = static_cast<size_t>(round_up(kernel_.tile_rows * (2 + call_.V), 16));
+    size_t slots = line.whole ? 0 : static_cast<size_t>(2 * line.parts) * slot_floats_ * sizeof(float);
+    packed_bytes = static_cast<size_t>(round_up(static_cast<int64_t>(packed_bytes), 64));
+    char *shared = shared_scratch().reserve(packed_bytes + slots);
+    if (!shared) return STROBE_NO_MEMORY;
+    packed_ = packing_ ? shared : nullptr;
+    slots_ = reinterpret_cast<float *>(shared + packed_bytes);
+
+    size_t scratch_bytes = kernel_.scratch_bytes(call_), list_bytes = static_cast<size_t>(line.parts) * sizeof(float *);
+    std::atomic<int32_t> code{STROBE_OK};
+    int64_t most_blocks = 0;
+    for (int64_t i = first; i < last; i++) most_blocks = most(most_blocks, pairs_[i].blocks);
+    Counter packs(packing_ ? (last - first) * most_blocks : 0), parts(line.parts), merges(line.whole ? 0 : line.parts - 1);
+    int team = static_cast<int>(least(team_size(call_.threads), packing_ ? call_.threads : line.parts));
+    auto work_on = [&](auto barrier) {
+      FlushSubnormals mode;
+      char *scratch = thread_scratch().reserve(scratch_bytes > list_bytes ? scratch_bytes : list_bytes);
+      if (!scratch) code = STROBE_NO_MEMORY;
+      int64_t i;
+      while (scratch && packs.take(&i)) pack(pairs_[first + i / most_blocks], i % most_blocks);
+      if (packing_) barrier();
+      while (scratch && parts.take(&i)) part(line, i, scratch);
+      if (line.whole) return;
+      barrier();
+      while (scratch && merges.take(&i)) merge(line, i + 1, reinterpret_cast<const float **>(scratch));
+    };
+    if (team == 1) {
+      work_on([] {});
+    } else {
+#pragma omp parallel num_threads(team)
+      work_on([] {
+#pragma omp barrier
+      });
+    }
+    return code;
+  }
+
+  void pack(const Pair &pair, int64_t i) const {
+    if (i >= pair.blocks) return;
+    int64_t s0 = (pair.block0 + i) * kernel_.block_keys;
+    kernel_.pack(call_, pair.keys, s0, least(pair.keys.count, s0 + kernel_.block_keys),
+                 packed_ + pair.packed + static_cast<size_t>(i) * kernel_.block_bytes(call_));
+  }
+
+  Piece piece_of(const Tile &tile) const {
+    const Pair &pair = pairs_[tile.pair];
+    Piece piece{};
+    piece.call = &call_, piece.rows = &pair.rows, piece.keys = &pair.keys;
+    piece.row0 = tile.row0, piece.row_count = static_cast<int>(tile.rows);
+    piece.key0 = tile.key0, piece.key1 = tile.key1;
+    if (packed_) piece.packed = packed_ + pair.packed, piece.packed_block0 = pair.block0;
+    return piece;
+  }
+
+  // A part leaves at most two partials: of a tile that began before it, and of one that goes on after it.
+  float *slot(const Line &line, int64_t part, const Tile &tile) const {
+    return slots_ + static_cast<size_t>(2 * part + (tile.start > line.begin(part))) * slot_floats_;
+  }
+
+  void part(const Line &line, int64_t part, char *scratch) const {
+    int64_t unit = line.begin(part), end = line.begin(part + 1);
+    if (unit == end) return;
+    for (int64_t i = line.whole ? part : line.tile_of(unit); unit < end; i++) {
+      const Tile &tile = line.tiles[i];
+      int64_t stop = least(end, tile.start + tile.blocks), block0 = tile.key0 / kernel_.block_keys;
+      Piece piece = piece_of(tile);
+      piece.scratch = scratch;
+      if (unit > tile.start || stop < tile.start + tile.blocks) piece.partial = slot(line, part, tile);
+      piece.key0 = most(tile.key0, (block0 + unit - tile.start) * kernel_.block_keys);
+      piece.key1 = most(piece.key0, least(tile.key1, (block0 + stop - tile.start) * kernel_.block_keys));
+      kernel_.attend(piece);
+      unit = stop;
+    }
+  }
+
+  // The tile that the cut before `part` goes through, if this is its first cut.
+  void merge(const Line &line, int64_t part, const float **list) const {
+    int64_t unit = line.begin(part);
+    const Tile &tile = line.tiles[line.tile_of(unit)];
+    if (unit == tile.start || part != line.part_of(tile.start) + 1) return;
+    int64_t last = line.part_of(tile.start + tile.blocks - 1), count = 0;
+    for (int64_t p = part - 1; p <= last; p++) list[count++] = slot(line, p, tile);
+    set_.merge(piece_of(tile), list, static_cast<int>(count));
+  }
+
+  strobe_attention &call_;
+  const InstructionSet &set_;
+  const Kernel &kernel_;
+  Shape shape_;
+  bool packing_ = false;
+  std::unique_ptr<Pair[]> pairs_;
+  std::unique_ptr<Tile[]> tiles_;
+  int64_t tile_count_ = 0;
+  char *packed_ = nullptr;
+  float *slots_ = nullptr;
+  size_t slot_floats_ = 0;
+};
+
+}  // namespace
+
+int32_t attend(strobe_attention &call, Shape shape) {
+  call.fault = {};
+  if (int32_t code = check(call)) return code;
+  const InstructionSet *set = instruction_set(call.isa);
+  if (!set) return fail(call.fault, STROBE_BAD_ISA, 0, 0, call.isa);
+  int64_t queries = call.T;
+  if (call.q_offsets) {
+    queries = 0;
+    for (int64_t b = 0; b < call.B; b++) queries = most(queries, call.q_offsets[b + 1] - call.q_offsets[b]);
+  }
+  int64_t rows = queries * (call.H / call.G);
+  const InstructionSet *few = set;
+  while (few && !few->few_takes(call, rows)) few = few->below;
+  while (!set->many_takes(call)) set = set->below;
+  if (shape == Shape::few && few) set = few;
+  if (!few) shape = Shape::many;
+  try {
+    return Run(call, *set, shape == Shape::few ? set->few : set->many, shape).all();
+  } catch (const std::bad_alloc &) {
+    return STROBE_NO_MEMORY;
+  }
+}
+
+}  // namespace strobe

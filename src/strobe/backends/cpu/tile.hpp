@@ -1,0 +1,308 @@
+// Many rows: the online softmax over a tile, lanes are rows, written once over an instruction set.
+//
+// Scores are kept transposed, S[key][row], so that no step needs a sum across lanes: K·Qᵀ broadcasts numbers of K against
+// vectors of Qᵀ, the softmax runs down the keys, and V·P broadcasts numbers of V against vectors of P. A tile is up to SUBS
+// sub-blocks of ROW_VECTORS vectors each; they share the keys of a block while these are in cache.
+#pragma once
+
+#include "softmax.hpp"
+
+namespace strobe {
+namespace STROBE_ISA {
+
+constexpr int SUBS = 4;
+constexpr int SUB_ROWS = ROW_VECTORS * W;
+constexpr int TILE_ROWS = SUBS * SUB_ROWS;
+constexpr int BLOCK = 128;  // keys of a block; S and a strip of V stay in the first cache
+
+struct Sub {
+  float m[SUB_ROWS], l[SUB_ROWS], slope[SUB_ROWS], position[SUB_ROWS];
+  int32_t lo[SUB_ROWS], hi[SUB_ROWS];
+  int64_t least_lo, most_lo, least_hi, most_hi;
+  int rows, vectors;
+};
+
+struct TileScratch {
+  Sub subs[SUBS];
+  alignas(64) float s[BLOCK * SUB_ROWS];
+  alignas(64) float row[W * MAX_WIDTH];
+};
+struct TileArrays {
+  TileScratch *fixed;
+  float *q, *o;  // [SUBS][D or V][SUB_ROWS]
+  float *k, *v;  // [BLOCK][D], [BLOCK][V], for keys that must be widened or gathered
+};
+static size_t tile_bytes(const strobe_attention &call) {
+  return sizeof(TileScratch) + static_cast<size_t>((call.D + call.V) * (TILE_ROWS + BLOCK)) * sizeof(float);
+}
+static TileArrays tile_arrays(const Piece &piece) {
+  TileArrays a;
+  int64_t D = piece.call->D, V = piece.call->V;
+  a.fixed = reinterpret_cast<TileScratch *>(piece.scratch);
+  a.q = reinterpret_cast<float *>(a.fixed + 1);
+  a.o = a.q + D * TILE_ROWS;
+  a.k = a.o + V * TILE_ROWS;
+  a.v = a.k + D * BLOCK;
+  return a;
+}
+
+// Rows of T, any pointers, to floats.
+template <class T>
+static void widen_rows(const char *const *rows, int n, int64_t width, float *to) {
+  for (int j = 0; j < n; j++, to += width) {
+    const T *p = reinterpret_cast<const T *>(rows[j]);
+    int64_t c = 0;
+    for (; c + W <= width; c += W) store(to + c, load(p + c));
+    if (c < width) store_part(to + c, load_part(p + c, static_cast<int>(width - c)), static_cast<int>(width - c));
+  }
+}
+static inline void widen_rows(const char *const *rows, int dtype, int n, int64_t width, float *to) {
+  if (dtype == STROBE_F32) widen_rows<float>(rows, n, width, to);
+  if (dtype == STROBE_BF16) widen_rows<bf16>(rows, n, width, to);
+  if (dtype == STROBE_F16) widen_rows<f16>(rows, n, width, to);
+}
+
+// Qᵀ [D][rows]; lanes past the last row repeat it and are never written out.
+static void load_sub(const Piece &piece, int64_t row0, int rows, float *wide, Sub &sub, float *q) {
+  const strobe_attention &call = *piece.call;
+  sub.rows = rows;
+  sub.vectors = (rows + W - 1) / W;
+  int pitch = sub.vectors * W;
+  sub.least_lo = sub.least_hi = INT32_MAX;
+  sub.most_lo = sub.most_hi = 0;
+  for (int i = 0; i < pitch; i++) {
+    int64_t row = row0 + least(i, rows - 1), lo, hi;
+    visible(call, *piece.rows, piece.keys->count, row, &lo, &hi);
+    lo = clamp(lo, piece.key0, piece.key1), hi = clamp(hi, piece.key0, piece.key1);
+    sub.lo[i] = static_cast<int32_t>(lo), sub.hi[i] = static_cast<int32_t>(hi);
+    sub.least_lo = least(sub.least_lo, lo), sub.most_lo = most(sub.most_lo, lo);
+    sub.least_hi = least(sub.least_hi, hi), sub.most_hi = most(sub.most_hi, hi);
+    sub.m[i] = MINUS_INFINITY, sub.l[i] = 0;
+    sub.position[i] = static_cast<float>(piece.rows->first + row / piece.rows->group);
+    sub.slope[i] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + row % piece.rows->group] * LOG2_E : 0;
+    const char *p = query_at(*piece.rows, row);
+    if (i % W == 0 && i) wide -= call.D * W;
+    widen_rows(&p, call.dtype, 1, call.D, wide);
+    wide += call.D;
+    if (i % W != W - 1) continue;
+    const float *from = wide - call.D * W;
+    for (int64_t d = 0; d < call.D; d += W) {
+      vec r[W];
+      int columns = static_cast<int>(least(W, call.D - d));
+      for (int j = 0; j < W; j++) r[j] = columns == W ? load(from + j * call.D + d) : load_part(from + j * call.D + d, columns);
+      transpose(r);
+      for (int j = 0; j < columns; j++) store(q + (d + j) * pitch + i - (W - 1), r[j]);
+    }
+  }
+}
+
+// S[j] = k[j] · Qᵀ. Keys past n repeat the last. The sum over the width is made of sums of STRETCH products: one long chain
+// of additions would round each at the size of the whole, and scores of 1e4 would show it.
+template <int R>
+static void scores(const float *q, const float *k, int64_t stride, int n, int64_t D, float *s) {
+  constexpr int64_t STRETCH = 16;
+  for (int j = 0; j < n; j += UNROLL) {
+    const float *at[UNROLL];
+#pragma GCC unroll 8
+    for (int i = 0; i < UNROLL; i++) at[i] = k + least(j + i, n - 1) * stride;
+    for (int64_t d0 = 0; d0 < D; d0 += STRETCH) {
+      vec acc[UNROLL][R];
+#pragma GCC unroll 8
+      for (int i = 0; i < UNROLL; i++)
+        for (int x = 0; x < R; x++) acc[i][x] = set1(0);
+      for (int64_t d = d0; d < least(D, d0 + STRETCH); d++) {
+        vec qd[R];
+        for (int x = 0; x < R; x++) qd[x] = load(q + d * R * W + x * W);
+#pragma GCC unroll 8
+        for (int i = 0; i < UNROLL; i++) {
+          vec kd = set1(at[i][d]);
+          for (int x = 0; x < R; x++) acc[i][x] = fma(kd, qd[x], acc[i][x]);
+        }
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < UNROLL; i++)
+        for (int x = 0; x < R; x++) {
+          float *to = s + (j + i) * R * W + x * W;
+          store(to, d0 == 0 ? acc[i][x] : add(load(to), acc[i][x]));
+        }
+    }
+  }
+}
+
+// Cap, slopes and mask, for keys k0 … k0 + n - 1.
+template <int R>
+static void adjust_scores(const Sub &sub, const Scoring &how, int64_t k0, int n, float *s) {
+  bool partial = k0 < sub.most_lo || k0 + n > sub.least_hi;
+  if (how.folded && !partial) return;
+  for (int j = 0; j < n; j++) {
+    float key = static_cast<float>(k0 + j);
+    for (int x = 0; x < R; x++) {
+      float *p = s + j * R * W + x * W;
+      vec y = load(p);
+      if (!how.folded) y = adjust(how, y, mul(load(sub.slope + x * W), abs(minus(load(sub.position + x * W), set1(key)))));
+      if (partial) y = hide(y, sub.lo + x * W, sub.hi + x * W, static_cast<int32_t>(k0 + j));
+      store(p, y);
+    }
+  }
+}
+
+// Scores to weights in place; what was gathered before must be multiplied by `by`.
+template <int R>
+static void weights(Sub &sub, float exponent, float *s, int n, vec *by) {
+  vec top[R], total[R], base[R], factor = set1(exponent);
+  for (int x = 0; x < R; x++) top[x] = set1(MINUS_INFINITY);
+  for (int j = 0; j < n; j++)
+    for (int x = 0; x < R; x++) top[x] = max(top[x], load(s + (j * R + x) * W));
+  for (int x = 0; x < R; x++) {
+    top[x] = max(load(sub.m + x * W), mul(top[x], factor));
+    base[x] = zero_if_minus_infinity(top[x]);  // no key seen yet: any base will do, but -inf - -inf would not
+    by[x] = exp2_exact(minus(load(sub.m + x * W), base[x]));
+    total[x] = mul(load(sub.l + x * W), by[x]);
+    store(sub.m + x * W, top[x]);
+  }
+  for (int j = 0; j < n; j++) {
+    for (int x = 0; x < R; x++) {
+      float *p = s + (j * R + x) * W;
+      vec e = exp2_exact(fms(load(p), factor, base[x]));
+      total[x] = add(total[x], e);
+      store(p, e);
+    }
+  }
+  for (int x = 0; x < R; x++) store(sub.l + x * W, total[x]);
+}
+
+// Oᵀ = by · Oᵀ + Vᵀ P.
+template <int R>
+static void gather_values(const float *p, const float *v, int64_t stride, int n, int64_t V, const vec *by, float *o) {
+  for (int64_t d = 0; d < V; d += UNROLL) {
+    vec acc[UNROLL][R];
+#pragma GCC unroll 8
+    for (int i = 0; i < UNROLL; i++)
+      for (int x = 0; x < R; x++) acc[i][x] = mul(load(o + ((d + i) * R + x) * W), by[x]);
+    const float *vd = v + d;
+    for (int j = 0; j < n; j++, vd += stride) {
+      vec pj[R];
+      for (int x = 0; x < R; x++) pj[x] = load(p + (j * R + x) * W);
+#pragma GCC unroll 8
+      for (int i = 0; i < UNROLL; i++) {
+        vec vi = set1(vd[i]);
+        for (int x = 0; x < R; x++) acc[i][x] = fma(vi, pj[x], acc[i][x]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < UNROLL; i++)
+      for (int x = 0; x < R; x++) store(o + ((d + i) * R + x) * W, acc[i][x]);
+  }
+}
+
+// The same where some value is not finite and some row may not see it: 0 · NaN must not reach that row.
+template <int R>
+static void gather_seen_values(const Sub &sub, const float *p, const float *v, int64_t stride, int64_t k0, int n, int64_t V, const vec *by,
+                               float *o) {
+  alignas(64) float scale[R * W];
+  for (int x = 0; x < R; x++) store(scale + x * W, by[x]);
+  for (int i = 0; i < R * W; i++) {
+    for (int64_t d = 0; d < V; d++) {
+      float *to = o + d * R * W + i;
+      *to *= scale[i];
+      for (int64_t j = most(0, sub.lo[i] - k0); j < least(n, sub.hi[i] - k0); j++) *to += p[j * R * W + i] * v[j * stride + d];
+    }
+  }
+}
+
+static bool all_finite(const float *v, int64_t stride, int n, int64_t V) {
+  vec zeros = set1(0);  // x · 0 is 0, or NaN for inf and NaN
+  for (int j = 0; j < n; j++) {
+    int64_t c = 0;
+    for (; c + W <= V; c += W) zeros = fma(load(v + j * stride + c), set1(0), zeros);
+    if (c < V) zeros = fma(load_part(v + j * stride + c, static_cast<int>(V - c)), set1(0), zeros);
+  }
+  return sum(zeros) == 0;
+}
+
+struct KeyBlock {
+  const float *k, *v;
+  int64_t k_stride, v_stride, key0;
+  int count;
+  int finite;  // of the values, 0 or 1; -1: nobody has looked
+};
+
+template <int R>
+static void attend_sub(const Piece &piece, const Scoring &how, Sub &sub, KeyBlock &block, int64_t a, int64_t e, const float *q, float *s,
+                       float *o) {
+  const strobe_attention &call = *piece.call;
+  int n = static_cast<int>(e - a);
+  const float *k = block.k + (a - block.key0) * block.k_stride, *v = block.v + (a - block.key0) * block.v_stride;
+  scores<R>(q, k, block.k_stride, n, call.D, s);
+  adjust_scores<R>(sub, how, a, n, s);
+  vec by[R];
+  weights<R>(sub, how.exponent(), s, n, by);
+  bool partial = a < sub.most_lo || e > sub.least_hi;
+  if (partial && block.finite < 0) block.finite = all_finite(block.v, block.v_stride, block.count, call.V);
+  if (partial && !block.finite) {
+    gather_seen_values<R>(sub, s, v, block.v_stride, a, n, call.V, by, o);
+  } else {
+    gather_values<R>(s, v, block.v_stride, n, call.V, by, o);
+  }
+}
+
+// Oᵀ back to rows.
+static void finish_sub(const Piece &piece, int first_row, const Sub &sub, const float *o, float *row) {
+  int64_t V = piece.call->V;
+  int pitch = sub.vectors * W;
+  for (int i = 0; i < sub.rows; i += W) {
+    for (int64_t d = 0; d < V; d += W) {
+      vec r[W];
+      for (int j = 0; j < W; j++) r[j] = load(o + (least(d + j, V - 1)) * pitch + i);
+      transpose(r);
+      for (int j = 0; j < W; j++) store(row + j * MAX_WIDTH + d, r[j]);
+    }
+    for (int j = 0; j < W && i + j < sub.rows; j++) finish_row(piece, first_row + i + j, sub.m[i + j], sub.l[i + j], row + j * MAX_WIDTH);
+  }
+}
+
+static void attend_many(const Piece &piece) {
+  const strobe_attention &call = *piece.call;
+  TileArrays a = tile_arrays(piece);
+  Scoring how = scoring(call);
+  int subs = 0;
+  for (int i = 0; i < piece.row_count; i += SUB_ROWS, subs++) {
+    Sub &sub = a.fixed->subs[subs];
+    load_sub(piece, piece.row0 + i, static_cast<int>(least(SUB_ROWS, piece.row_count - i)), a.fixed->row, sub,
+             a.q + subs * SUB_ROWS * call.D);
+    memset(a.o + subs * SUB_ROWS * call.V, 0, static_cast<size_t>(SUB_ROWS * call.V) * sizeof(float));
+  }
+  for (int64_t k0 = piece.key0; k0 < piece.key1; k0 += BLOCK) {
+    int n = static_cast<int>(least(BLOCK, piece.key1 - k0));
+    const char *k, *v;
+    KeyBlock block;
+    block.key0 = k0, block.count = n, block.finite = -1;
+    bool direct = call.dtype == STROBE_F32 && run_at(*piece.keys, k0, &k, &v) >= n;
+    if (direct) {
+      block.k = reinterpret_cast<const float *>(k), block.v = reinterpret_cast<const float *>(v);
+      block.k_stride = piece.keys->k_token / 4, block.v_stride = piece.keys->v_token / 4;
+    } else {
+      const char *ks[BLOCK], *vs[BLOCK];
+      tokens_at(*piece.keys, k0, n, ks, vs);
+      widen_rows(ks, call.dtype, n, call.D, a.k);
+      widen_rows(vs, call.dtype, n, call.V, a.v);
+      block.k = a.k, block.v = a.v, block.k_stride = call.D, block.v_stride = call.V;
+    }
+    for (int i = 0; i < subs; i++) {
+      Sub &sub = a.fixed->subs[i];
+      int64_t from = most(k0, sub.least_lo), to = least(k0 + n, sub.most_hi);
+      if (from >= to) continue;
+      const float *q = a.q + i * SUB_ROWS * call.D;
+      float *o = a.o + i * SUB_ROWS * call.V, *s = a.fixed->s;
+      if (sub.vectors == 1) attend_sub<1>(piece, how, sub, block, from, to, q, s, o);
+      if constexpr (ROW_VECTORS >= 2)
+        if (sub.vectors == 2) attend_sub<2>(piece, how, sub, block, from, to, q, s, o);
+      if constexpr (ROW_VECTORS >= 3)
+        if (sub.vectors == 3) attend_sub<3>(piece, how, sub, block, from, to, q, s, o);
+    }
+  }
+  for (int i = 0; i < subs; i++) finish_sub(piece, i * SUB_ROWS, a.fixed->subs[i], a.o + i * SUB_ROWS * call.V, a.fixed->row);
+}
+
+}  // namespace STROBE_ISA
+}  // namespace strobe
