@@ -49,10 +49,7 @@ def thread_counts(text: str | None, default: int) -> tuple[int, ...]:
     """The numbers in `--threads 1,2`."""
     if text is None:
         return (default,)
-    words = text.split(",")
-    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
-        raise Invalid(f"--threads is a number, or several as in 1,2; got {text!r}")
-    return tuple(int(word) for word in words)
+    return numbers(text, "--threads")
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -62,3 +59,43 @@ def _command(arguments: argparse.Namespace) -> str:
     words += [f"--{name} {getattr(arguments, name)}" for name in ("threads", "only") if getattr(arguments, name) is not None]
     words += [f"--seconds {arguments.seconds:g}"] * (arguments.seconds != 3.0) + [f"--seed {arguments.seed}"] * (arguments.seed != 0)
     return " ".join(words)
+
+
+def engine(arguments: argparse.Namespace) -> int:
+    """A token's time in Strobe's engine and in transformers' generate; writes `engine.json`."""
+    import torch
+
+    from strobe.cli.opening import checkpoint, load_quietly
+    from strobe.lab.engine import measure
+    from strobe.lab.measure import threads
+
+    contexts = numbers(arguments.contexts, "--contexts")
+    counts = thread_counts(arguments.threads, torch.get_num_threads())
+    folder = checkpoint(arguments.model)
+    loaded = [load_quietly(folder, arguments.dtype) for _ in (0, 1)]
+    models = (loaded[0][0], loaded[1][0], loaded[0][1])
+    name = "demo" if arguments.model is None else folder.resolve().name
+    rows: list[results.Row] = []
+    with progress(len(contexts) * len(counts)) as advance:
+        for count in counts:
+            with threads(count):
+                for found in measure(models, name, contexts, arguments.tokens, arguments.rounds):
+                    rows += found
+                    advance(found[0].case)
+    machine = Machine.cpu(max(counts))
+    words = ["strobe bench engine", f"--contexts {arguments.contexts}", f"--dtype {arguments.dtype}"]
+    words += ["--model DIR"] * (arguments.model is not None) + [f"--threads {arguments.threads}"] * (arguments.threads is not None)
+    result = results.document(rows, machine, " ".join(words))
+    path = Path(arguments.out) / results.slug(machine) / "engine.json"
+    results.write(path, result)
+    show_table(*report.engine_table(result["rows"]), title=f"milliseconds a token, {machine.name}, {machine.arch}")
+    print(f"\nwritten: {path}")
+    return 0
+
+
+def numbers(text: str, name: str) -> tuple[int, ...]:
+    """The numbers of `512,2048`."""
+    words = text.split(",")
+    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+        raise Invalid(f"{name} is a number, or several as in 1,2; got {text!r}")
+    return tuple(int(word) for word in words)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from strobe.errors import Invalid
+
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -17,16 +19,26 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="strobe", description="Exact attention in tiles, and a generation engine on it.")
     top.add_argument("--version", action="version", version=f"strobe {__version__}")
     commands = top.add_subparsers(metavar="command", required=True)
-    for add in (_explain, _doctor, _bench):
+    for add in (_generate, _chat, _demo, _explain, _doctor, _bench):
         add(commands)
     return top
 
 
 def _later(module: str, function: str = "run") -> Callable[[argparse.Namespace], int]:
     def run(arguments: argparse.Namespace) -> int:
+        if isinstance(getattr(arguments, "threads", None), int):
+            _use_threads(arguments.threads)
         return getattr(import_module(f"strobe.cli.{module}"), function)(arguments)
 
     return run
+
+
+def _use_threads(count: int) -> None:
+    if count < 1:
+        raise Invalid(f"--threads is 1 or more; got {count}")
+    import torch  # the command imports it anyway
+
+    torch.set_num_threads(count)
 
 
 def _explain(commands: Any) -> None:
@@ -66,6 +78,59 @@ def _bench(commands: Any) -> None:
     cpu.add_argument("--seconds", type=float, default=3.0, metavar="S", help="longest time a case, after at least five rounds")
     _common(cpu)
     cpu.set_defaults(run=_later("bench", "cpu"))
+    engine = suites.add_parser("engine", help="a token's time beside transformers' generate")
+    engine.add_argument("--model", metavar="DIR", help="a checkpoint's folder; the demonstration model unless given")
+    engine.add_argument("--dtype", default="float32", choices=("auto", *DTYPES[:3]), help="float32 decides whether tokens are the same")
+    engine.add_argument("--contexts", default="512,2048,8192", metavar="N[,N]")
+    engine.add_argument("--threads", metavar="N[,N]", help="numbers of threads to measure with; torch's own unless given")
+    engine.add_argument("--tokens", type=int, default=16, metavar="N", help="tokens a round")
+    engine.add_argument("--rounds", type=int, default=5, metavar="N")
+    _common(engine)
+    engine.set_defaults(run=_later("bench", "engine"))
+
+
+def _generate(commands: Any) -> None:
+    command = commands.add_parser("generate", help="text from prompts, as it comes", description=(
+        "Answers prompts. A tokenizer's chat template is used where there is one. Without --model: the demonstration model."))  # fmt: skip
+    command.add_argument("prompt", nargs="*", metavar="PROMPT")
+    command.add_argument("--file", metavar="FILE", help="prompts, one a line")
+    _model(command)
+    command.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the answer and is not part of it; may be repeated")
+    command.add_argument("--raw", action="store_true", help="continue the text as it is, without the chat template")
+    command.add_argument("--compare", action="store_true", help="run transformers too and compare the tokens; 1 if they differ in float32")
+    command.add_argument("--json", action="store_true", help="one JSON object a prompt in place of a stream")
+    command.set_defaults(run=_later("generate"))
+
+
+def _chat(commands: Any) -> None:
+    command = commands.add_parser("chat", help="a conversation in the terminal", description="Talks. /reset, /stats and /quit are commands.")
+    _model(command)
+    command.set_defaults(run=_later("chat"), stop=[])
+
+
+def _demo(commands: Any) -> None:
+    command = commands.add_parser("demo", help="a story, a question about a long text, and a comparison with transformers", description=(
+        "Shows the engine with the demonstration model: a story as it is told, a question about a text of thousands of tokens, "
+        "and the time a token takes beside transformers' growing cache."))  # fmt: skip
+    command.add_argument("--contexts", default="512,2048,8192", metavar="N[,N]", help="context lengths of the comparison")
+    _threads(command)
+    command.set_defaults(run=_later("demo"))
+
+
+def _model(command: argparse.ArgumentParser) -> None:
+    """What every command that generates takes."""
+    command.add_argument("--model", metavar="DIR", help="a checkpoint's folder; nothing is downloaded")
+    command.add_argument("--dtype", default="auto", choices=("auto", *DTYPES[:3]), help="auto is what the checkpoint says")
+    command.add_argument("--max-tokens", type=int, default=400, metavar="N")
+    command.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0, the default, takes the likeliest token")
+    command.add_argument("--top-k", type=int, metavar="N")
+    command.add_argument("--top-p", type=float, default=1.0, metavar="X")
+    command.add_argument("--seed", type=int, metavar="N")
+    _threads(command)
+
+
+def _threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--threads", type=int, metavar="N", help="threads to use; torch's own number unless given")
 
 
 def _common(suite: argparse.ArgumentParser) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import util
 from typing import Any
 
-WIDE = 200  # columns of a table that is not read in a terminal: nothing is cut off
+PATIENCE_S = 1.0  # nothing moves on the screen for what takes less
 
 
 def has_rich() -> bool:
@@ -64,3 +66,45 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda done: bar.update(task, advance=1, description=done)
+
+
+class Waiting:
+    """A sign of life on stderr that appears only where something takes longer than a second."""
+
+    def __init__(self, text: str) -> None:
+        self.start, self.text, self.bar, self.task = time.monotonic(), text, None, None  # type: ignore[var-annotated]
+
+    def show(self, done: int | None = None, total: int | None = None) -> None:
+        """Draws, if a second has passed: how much of `total` is done, or only that something goes on."""
+        if self.bar is None:
+            if time.monotonic() - self.start < PATIENCE_S or not has_rich() or not sys.stderr.isatty():
+                return
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task(self.text, total=total)
+            self.bar.start()
+        self.bar.update(self.task, completed=done, total=total)
+
+    def stop(self) -> None:
+        """Takes the sign away and shows the cursor again."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[Waiting]:
+    """Within, a bar that comes up by itself after a second, and goes whatever happens."""
+    sign = Waiting(text)
+    timer = threading.Timer(PATIENCE_S, sign.show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield sign
+    finally:
+        timer.cancel()
+        timer.join()
+        sign.stop()

@@ -47,6 +47,22 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     return headings, lines
 
 
+def engine_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """(headings, lines) of an engine suite: a line a context, the caches beside the times."""
+    speed = [row for row in rows if row["unit"] == "ms"]
+    caches = {row["case"]: row for row in rows if row["unit"] == "MiB"}
+    peers = peers_of(speed)
+    headings = ["case", "strobe", *peers, "floor", "cache, strobe", f"cache, {peers[0].split()[0] if peers else ''}", "the same tokens"]
+    lines = []
+    for row in speed:
+        cache = caches[row["case"]]
+        same = min(row["tokens_the_same"].values(), default=row["tokens"])
+        times = [us(1e3 * row["strobe"]), *(us(1e3 * row["peers"][peer]) for peer in peers), us(1e3 * row["floor"])]
+        sizes = [f"{cache['strobe']:.1f} MiB", f"{max(cache['peers'].values(), default=0):.1f} MiB"]
+        lines.append([row["case"], *times, *sizes, f"{same} of {row['tokens']}"])
+    return headings, lines
+
+
 def markdown(headings: list[str], lines: list[list[str]]) -> str:
     """A table as GitHub draws it; columns after the first stand to the right."""
     rule = ["---", *("---:" for _ in headings[1:])]

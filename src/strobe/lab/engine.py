@@ -1,0 +1,175 @@
+"""The suite `engine`: what a token costs at a given context, for Strobe's engine and for transformers' `generate`.
+
+Both continue the same prompt greedily, in turns in one process, each with its own copy of the model; the prompt is
+computed once beforehand, so that only decoding is timed. The tokens are compared one by one: where they differ in
+float32 nothing is written.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+
+from strobe.errors import Broken, Invalid
+from strobe.lab import conventional
+from strobe.lab.results import Row
+from strobe.layouts import Paged
+from strobe.machine import Machine
+from strobe.masks import Causal
+from strobe.plan import plan
+from strobe.problem import Call, Described, check
+
+STROBE = "strobe"
+PAGE = 16
+
+
+@dataclass
+class Race:
+    """One context: seconds of every token by contender, the tokens each chose, and the caches' bytes."""
+
+    context: int
+    dtype: str
+    plan: str
+    floor_s: float
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    cache_bytes: dict[str, int] = field(default_factory=dict)
+
+    def ms(self, name: str) -> float:
+        """The middle token's milliseconds."""
+        return 1e3 * median(self.seconds[name])
+
+    @property
+    def different(self) -> dict[str, int]:
+        """The peers whose tokens are not Strobe's, and the first place where."""
+        places = {name: conventional.first_difference(self.tokens[STROBE], tokens) for name, tokens in self.tokens.items()}
+        return {name: place for name, place in places.items() if place is not None}
+
+
+def race(
+    engine_model: Any, peer_model: Any, tokenizer: Any, ids: list[int], peers: tuple[str, ...], tokens: int, rounds: int
+) -> Race:
+    """Decodes `tokens` tokens after `ids`, `rounds` times each way, the ways in a new order each round.
+
+    Args:
+        engine_model, peer_model: two copies of one model; the engine changes the first, transformers uses the second.
+        peers: of `conventional.ATTENTIONS`.
+    """
+    from strobe.engine.engine import Engine
+    from strobe.engine.request import Sampling
+
+    pages = math.ceil((len(ids) + tokens + 1) / PAGE) + 1
+    engine = Engine(engine_model, tokenizer, pages=pages, page_size=PAGE)
+    cache = conventional.prefilled(peer_model, ids)
+    try:
+        found = Race(len(ids), str(peer_model.dtype).removeprefix("torch."), _plan(engine, len(ids), pages), _read_s(peer_model, cache))
+        ways = [STROBE, *(f"transformers {peer}" for peer in peers)]
+        order = random.Random(len(ids))
+        for _ in range(rounds):
+            for way in order.sample(ways, len(ways)):
+                if way == STROBE:
+                    told = _ours(engine, ids, Sampling(max_tokens=tokens + 1, ignore_eos=True))
+                else:
+                    told = conventional.generate(peer_model, ids, tokens + 1, way.split()[1], cache)
+                found.seconds.setdefault(way, []).extend(told.token_s)
+                found.tokens[way], found.cache_bytes[way] = told.tokens, told.cache_bytes
+    finally:
+        engine.model.undo()
+    return found
+
+
+def _ours(engine: Any, ids: list[int], sampling: Any) -> conventional.Told:
+    """Strobe's answer, its tokens' times, and the bytes of the pages it took."""
+    told, start = conventional.Told(), time.perf_counter()
+    number = engine.submit(ids, sampling)
+    for piece in engine.pieces(number):
+        told.tokens += piece.tokens
+        told.came.append(time.perf_counter() - start)
+    stats = engine.stats
+    told.cache_bytes = math.ceil((len(ids) + len(told.tokens) - 1) / PAGE) * (stats.cache_bytes // stats.cache_pages)
+    return told
+
+
+def _plan(engine: Any, context: int, pages: int) -> str:
+    """What attention runs for one token at this context."""
+    layer = engine.model.layers[0]
+    dtype = str(engine.model.dtype).removeprefix("torch.")
+
+    def array(*shape: int, of: str = dtype) -> Described:
+        return Described(shape, of, "cpu")
+
+    keys = Paged(
+        array(pages, PAGE, layer.G, layer.D), array(pages, PAGE, layer.G, layer.V), array(1, pages, of="int32"), array(1, of="int32"), context
+    )
+    chosen = plan(check(Call(array(1, 1, layer.H, layer.D), keys, Causal())), Machine.cpu(torch.get_num_threads()))
+    return f"{chosen.room}: {chosen.offer.kernel}, {chosen.offer.splits} split(s)"
+
+
+def _read_s(model: Any, cache: Any) -> float:
+    """Seconds of reading every weight and the whole cache once: no token can be made in less."""
+    arrays = [p.detach() for p in model.parameters()] + [x for layer in cache.layers for x in (layer.keys, layer.values)]
+    kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    flat = [x.contiguous().view(kinds[x.element_size()]) for x in arrays if x.numel()]
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        for x in flat:
+            x.max()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def prompt_of(vocabulary: int, length: int, seed: int, text: list[int] | None = None) -> list[int]:
+    """`length` tokens to continue: those of a text, over and over, or random ones where there is none."""
+    if text:
+        return (text * math.ceil(length / len(text)))[:length]
+    return torch.randint(0, vocabulary, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def measure(
+    models: tuple[Any, Any, Any], name: str, contexts: tuple[int, ...], tokens: int, rounds: int, text: list[int] | None = None
+) -> Iterator[list[Row]]:
+    """The rows of each context: a token's time, and the cache's bytes.
+
+    Args:
+        models: (the engine's model, transformers' copy of it, the tokenizer).
+
+    Raises:
+        Invalid: a context that the model does not reach.
+        Broken: tokens differ in float32.
+    """
+    ours, theirs, tokenizer = models
+    reach = theirs.config.max_position_embeddings
+    for context in contexts:
+        if not 2 <= context <= reach - tokens - 1:
+            raise Invalid(f"contexts are 2 to {reach - tokens - 1} tokens with this model; got {context}")
+    threads = torch.get_num_threads()
+    for context in contexts:
+        found = race(ours, theirs, tokenizer, prompt_of(theirs.config.vocab_size, context, 0, text), conventional.ATTENTIONS, tokens, rounds)
+        if found.different and found.dtype == "float32":
+            peer, place = next(iter(found.different.items()))
+            raise Broken(f"at context {context} {peer} says another token {place + 1} than Strobe, in float32. Nothing was written")
+        yield rows_of(found, f"engine {name} {found.dtype} context {context} {threads}T")
+
+
+def rows_of(found: Race, case: str) -> list[Row]:
+    """A race as rows of a result file."""
+    peers = [name for name in found.seconds if name != STROBE]
+    agreed = {peer: len(found.tokens[STROBE]) if peer not in found.different else found.different[peer] for peer in peers}
+    more = {"tokens": len(found.tokens[STROBE]), "tokens_the_same": agreed, "floor_is": "every weight and the whole cache read once"}
+    speed = Row(
+        case, round(found.ms(STROBE), 3), {peer: round(found.ms(peer), 3) for peer in sorted(peers)}, round(1e3 * found.floor_s, 3), found.plan,
+        "time a token", "ms", more=more,
+    )  # fmt: skip
+    mib = {name: round(size / 2**20, 2) for name, size in found.cache_bytes.items()}
+    cache = Row(
+        case, mib[STROBE], {peer: mib[peer] for peer in sorted(peers)}, None, found.plan, "cache at its peak, not counting copies", "MiB"
+    )
+    return [speed, cache]
