@@ -48,7 +48,7 @@ for mask in numbers:
 
 local = Causal() & Window(before=2)
 print("2. `&` keeps what both allow: a sliding window of three keys, the query's own among them\n")
-beside(("Causal()", Causal().picture(T, S)), ("Window(before=2)", Window(before=2).picture(T, S)), ("both", local.picture(T, S)), width=22)
+beside(*((repr(mask), mask.picture(T, S)) for mask in (Causal(), Window(before=2), local)), width=34)
 same(local, local.picture(T, S))
 assert local == Window(before=2) & Causal() == local & Full() == local & Window(before=5)  # equal masks are equal values
 
@@ -59,7 +59,8 @@ usual, early = Causal().picture(3, 8), "■ ■ · · · · · ·\n■ ■ ■ �
 beside(("Causal()", usual), ("Causal(), first=1", early))
 three = q[:, :3]
 for picture, first in ((usual, None), (early, 1)):
-    torch.testing.assert_close(attention(three, k, v, mask=Causal(), first=first), attention(three, k, v, mask=from_picture(picture)))
+    placed = attention(three, k, v, mask=Causal(), first=first)
+    torch.testing.assert_close(placed, attention(three, k, v, mask=from_picture(picture)))
 
 # ── 4. What a kernel may skip ────────────────────────────────────────────────────────────────────────────────────────
 #
@@ -91,7 +92,8 @@ same(documents, documents.picture(T, S))
 same(blocks, blocks.picture(T, S))
 
 # Documents that lie one after another can also be packed: the tokens are no longer one sequence, and need no mask.
-packed = attention(*(Packed(x[0], torch.tensor([0, 3, 7, 8], dtype=torch.int32), longest=4) for x in (q, k)), v[0], mask=Causal())
+offsets = torch.tensor([0, 3, 7, 8], dtype=torch.int32)
+packed = attention(Packed(q[0], offsets, longest=4), Packed(k[0], offsets, longest=4), v[0], mask=Causal())
 torch.testing.assert_close(packed, attention(q, k, v, mask=documents)[0])
 
 # ── 6. A tree of drafts ──────────────────────────────────────────────────────────────────────────────────────────────
