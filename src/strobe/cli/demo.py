@@ -79,7 +79,8 @@ def question(engine: Engine) -> list[int]:
             _remember(spoken, wish, text)
     behind = len(spoken.tokens)
     _, tokens = spoken.asked(QUESTION)
-    print(f"\n2. A story of a heron named Velvet, then {len(spoken.messages) // 2 - 1} others, {behind:,} tokens in all. Then:\n\n   {QUESTION}\n", flush=True)
+    others = len(spoken.messages) // 2 - 1
+    print(f"\n2. A story of a heron named Velvet, then {others} others, {behind:,} tokens in all. Then:\n\n   {QUESTION}\n", flush=True)
     answered = Answered(QUESTION, tokens)
     if not answer(engine, Sampling(max_tokens=60), answered, loud=True):
         raise KeyboardInterrupt

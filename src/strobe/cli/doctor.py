@@ -22,7 +22,8 @@ def run(arguments: argparse.Namespace) -> int:
     ran = [check for check in checks if check.ran]
     shown = ran if arguments.all else _worst(ran)
     print()
-    show_table(["problem", "room", "dtype", "error", "plain's", "of what is allowed", ""], [_line(check) for check in shown], _title(arguments.all, len(ran)))
+    headings = ["problem", "room", "dtype", "error", "plain's", "of what is allowed", ""]
+    show_table(headings, [_line(check) for check in shown], _title(arguments.all, len(ran)))
     wrong = [check for check in checks if not check.passed]
     for check in wrong:
         print(f"\nwrong: {check.room}, {check.trial}, {check.dtype}: {check.why}")
@@ -31,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _title(everything: bool, ran: int) -> str:
-    return f"errors against float64, ‖found − truth‖ / ‖truth‖; {'all' if everything else 'the worst of each room and problem, of'} {ran} comparisons"
+    shown = "all" if everything else "the worst of each room and problem, of"
+    return f"errors against float64, ‖found − truth‖ / ‖truth‖; {shown} {ran} comparisons"
 
 
 def _verdict(room: str, checks: list[Check]) -> str:

@@ -52,7 +52,7 @@ def _explain(commands: Any) -> None:
         command.add_argument(f"--{letter}", type=int, default=default, metavar="N", help=meaning)
     command.add_argument("--dtype", default="float32", choices=DTYPES)
     command.add_argument("--causal", action="store_true", help="the last query sees the last key, none sees a later one")
-    command.add_argument("--window", type=int, metavar="N", help="a query sees N keys before its own position (and after it, unless causal)")
+    command.add_argument("--window", type=int, metavar="N", help="N keys before the query's own position (and after it, unless causal)")
     command.add_argument("--paged", type=int, metavar="Z", help="keys lie in pages of Z tokens")
     command.add_argument("--draw", action="store_true", help="draw the mask (small sizes)")
     command.set_defaults(run=_later("explain"))
@@ -67,7 +67,8 @@ def _doctor(commands: Any) -> None:
 
 
 def _bench(commands: Any) -> None:
-    command = commands.add_parser("bench", help="measure, and write the results", description="Measures, and writes DIR/<machine>/<suite>.json.")
+    says = "Measures, and writes DIR/<machine>/<suite>.json."
+    command = commands.add_parser("bench", help="measure, and write the results", description=says)
     suites = command.add_subparsers(metavar="suite", required=True)
     cpu = suites.add_parser("cpu", help="attention on this processor beside torch's ways")
     cpu.add_argument("--quick", action="store_true", help="a few cases only")
@@ -95,9 +96,9 @@ def _generate(commands: Any) -> None:
     command.add_argument("prompt", nargs="*", metavar="PROMPT")
     command.add_argument("--file", metavar="FILE", help="prompts, one a line")
     _model(command)
-    command.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the answer and is not part of it; may be repeated")
+    command.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the answer, is no part of it; may be repeated")
     command.add_argument("--raw", action="store_true", help="continue the text as it is, without the chat template")
-    command.add_argument("--compare", action="store_true", help="run transformers too and compare the tokens; 1 if they differ in float32")
+    command.add_argument("--compare", action="store_true", help="run transformers too, compare the tokens; 1 if they differ in float32")
     command.add_argument("--json", action="store_true", help="one JSON object a prompt in place of a stream")
     command.set_defaults(run=_later("generate"))
 

@@ -49,8 +49,12 @@ def plain_table(headings: list[str], lines: list[list[str]], title: str = "") ->
     """
     widths = [max(len(line[i]) for line in (headings, *lines)) for i in range(len(headings))]
     rows = [headings, ["-" * width for width in widths], *lines]
-    drawn = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
-    return "\n".join([title] * bool(title) + drawn)
+
+    def drawn(row: list[str]) -> str:
+        cells = [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([title] * bool(title) + [drawn(row) for row in rows])
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import util
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -148,7 +149,7 @@ def _check(room: str, trial: Trial, dtype: str, seed: int) -> Check:
     return Check(room, trial.name, dtype, error <= limit, why, error, cost, limit)
 
 
-Arrays = list[tuple[Tensor, Tensor, Tensor]]  # q [T, H, D], k and v [S, G, D], a sequence
+Arrays = Sequence[tuple[Tensor, ...]]  # q [T, H, D], k and v [S, G, D], a sequence
 
 
 def _draw(trial: Trial, kind: torch.dtype, seed: int) -> Arrays:
@@ -160,7 +161,7 @@ def _draw(trial: Trial, kind: torch.dtype, seed: int) -> Arrays:
     return [(numbers(T, trial.H), numbers(S, trial.G), numbers(S, trial.G)) for T, S in trial.sequences]
 
 
-def _call(trial: Trial, arrays: Arrays) -> tuple[object, ...]:
+def _call(trial: Trial, arrays: Arrays) -> tuple[Any, ...]:
     """The arguments of `attention`: the sequences joined in the trial's layout."""
     qs, ks, vs = zip(*arrays, strict=True)
     lengths = torch.tensor([k.shape[0] for k in ks], dtype=torch.int32)
@@ -168,10 +169,11 @@ def _call(trial: Trial, arrays: Arrays) -> tuple[object, ...]:
     if trial.layout == "dense":
         return torch.stack(qs), torch.stack(ks), torch.stack(vs)
     if trial.layout == "packed":
-        return strobe.Packed(torch.cat(qs), _offsets(qs), max(q.shape[0] for q in qs)), strobe.Packed(torch.cat(ks), _offsets(ks), longest), torch.cat(vs)
+        most = max(q.shape[0] for q in qs)
+        return strobe.Packed(torch.cat(qs), _offsets(qs), most), strobe.Packed(torch.cat(ks), _offsets(ks), longest), torch.cat(vs)
     if trial.layout == "ranged":
-        padded = [torch.stack([torch.nn.functional.pad(x, (0, 0, 0, 0, longest - x.shape[0], 0)) for x in side]) for side in (ks, vs)]
-        return torch.stack(qs), strobe.Ranged(*padded, (longest - lengths).int(), lengths)
+        k, v = (torch.stack([torch.nn.functional.pad(x, (0, 0, 0, 0, longest - x.shape[0], 0)) for x in side]) for side in (ks, vs))
+        return torch.stack(qs), strobe.Ranged(k, v, (longest - lengths).int(), lengths)
     columns = -(-longest // PAGE)
     # sequences take their pages alternately and from the back: no table is in order
     table = torch.arange(columns * len(ks)).flip(0).view(columns, len(ks)).T.contiguous().int()
@@ -180,7 +182,7 @@ def _call(trial: Trial, arrays: Arrays) -> tuple[object, ...]:
         for store, side in zip(pages, sides, strict=True):
             for i, part in enumerate(side.split(PAGE)):
                 store[int(table[b, i]), : part.shape[0]] = part
-    return torch.stack(qs), strobe.Paged(*pages, table, lengths, longest)
+    return torch.stack(qs), strobe.Paged(pages[0], pages[1], table, lengths, longest)
 
 
 def _offsets(parts: tuple[Tensor, ...]) -> Tensor:

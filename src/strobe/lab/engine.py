@@ -105,9 +105,8 @@ def _plan(engine: Any, context: int, pages: int) -> str:
     def array(*shape: int, of: str = dtype) -> Described:
         return Described(shape, of, "cpu")
 
-    keys = Paged(
-        array(pages, PAGE, layer.G, layer.D), array(pages, PAGE, layer.G, layer.V), array(1, pages, of="int32"), array(1, of="int32"), context
-    )
+    k, v = array(pages, PAGE, layer.G, layer.D), array(pages, PAGE, layer.G, layer.V)
+    keys = Paged(k, v, array(1, pages, of="int32"), array(1, of="int32"), context)
     chosen = plan(check(Call(array(1, 1, layer.H, layer.D), keys, Causal())), Machine.cpu(torch.get_num_threads()))
     return f"{chosen.room}: {chosen.offer.kernel}, {chosen.offer.splits} split(s)"
 
@@ -152,7 +151,8 @@ def measure(
             raise Invalid(f"contexts are 2 to {reach - tokens - 1} tokens with this model; got {context}")
     threads = torch.get_num_threads()
     for context in contexts:
-        found = race(ours, theirs, tokenizer, prompt_of(theirs.config.vocab_size, context, 0, text), conventional.ATTENTIONS, tokens, rounds)
+        ids = prompt_of(theirs.config.vocab_size, context, 0, text)
+        found = race(ours, theirs, tokenizer, ids, conventional.ATTENTIONS, tokens, rounds)
         if found.different and found.dtype == "float32":
             peer, place = next(iter(found.different.items()))
             raise Broken(f"at context {context} {peer} says another token {place + 1} than Strobe, in float32. Nothing was written")
@@ -164,12 +164,8 @@ def rows_of(found: Race, case: str) -> list[Row]:
     peers = [name for name in found.seconds if name != STROBE]
     agreed = {peer: len(found.tokens[STROBE]) if peer not in found.different else found.different[peer] for peer in peers}
     more = {"tokens": len(found.tokens[STROBE]), "tokens_the_same": agreed, "floor_is": "every weight and the whole cache read once"}
-    speed = Row(
-        case, round(found.ms(STROBE), 3), {peer: round(found.ms(peer), 3) for peer in sorted(peers)}, round(1e3 * found.floor_s, 3), found.plan,
-        "time a token", "ms", more=more,
-    )  # fmt: skip
+    ms = {peer: round(found.ms(peer), 3) for peer in sorted(peers)}
+    speed = Row(case, round(found.ms(STROBE), 3), ms, round(1e3 * found.floor_s, 3), found.plan, "time a token", "ms", more=more)
     mib = {name: round(size / 2**20, 2) for name, size in found.cache_bytes.items()}
-    cache = Row(
-        case, mib[STROBE], {peer: mib[peer] for peer in sorted(peers)}, None, found.plan, "cache at its peak, not counting copies", "MiB"
-    )
-    return [speed, cache]
+    others = {peer: mib[peer] for peer in sorted(peers)}
+    return [speed, Row(case, mib[STROBE], others, None, found.plan, "cache at its peak, not counting copies", "MiB")]

@@ -130,12 +130,13 @@ def threads(count: int) -> Iterator[None]:
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Within, memory that torch hands out uninitialised is NaN, so that what a kernel forgets to write shows."""
+    memory: Any = torch.utils.deterministic
     before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    memory.fill_uninitialized_memory = True
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled

@@ -90,7 +90,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         raise Invalid(f"plots are .png, .svg or .pdf files; got {path.name}")
     from matplotlib.figure import Figure
 
-    style = {"svg.hashsalt": "strobe", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
+    style: dict[Any, Any] = {"svg.hashsalt": "strobe", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -109,7 +109,8 @@ COLOURS = {"bf16": "#1b6ca8", "f16": "#7a5195", "f32": "#d1495b"}
 
 def _prefill(axes: Any, rows: list[dict[str, Any]]) -> None:
     """Times torch's time, bars by length: the widest D, eight heads or so, causal."""
-    chosen = [r for r in rows if "causal" in r["case"] and letters(r["case"])["D"] == "128" and letters(r["case"])["H"] == letters(r["case"])["G"]]
+    known = [(r, letters(r["case"])) for r in rows]
+    chosen = [r for r, of in known if "causal" in r["case"] and of["D"] == "128" and of["H"] == of["G"]]
     lengths = sorted({int(letters(r["case"])["S"]) for r in chosen})
     dtypes = [d for d in COLOURS if any(letters(r["case"])["dtype"] == d for r in chosen)]
     for place, dtype in enumerate(dtypes):

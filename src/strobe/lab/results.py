@@ -13,6 +13,7 @@ import json
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
@@ -38,7 +39,7 @@ class Row:
 
     case: str
     strobe: float
-    peers: dict[str, float | str]
+    peers: Mapping[str, float | str]
     floor: float | None
     plan: str
     metric: str = "time"
