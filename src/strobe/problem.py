@@ -51,13 +51,15 @@ class Call:
 
 
 @lru_cache(maxsize=None)
-def _held(kind: type) -> tuple[tuple[str, bool], ...]:
-    """(field, may it hold an array itself) for the fields of a value type in which arrays may lie."""
+def _fields(kind: type) -> tuple[tuple[str, bool], ...] | None:
+    """(field, may an array lie in it) of a value type, in order; () if none may, None for a type that is no value's."""
+    if not is_dataclass(kind):
+        return None
     if kind is Call:
-        return tuple((f.name, True) for f in fields(kind) if f.name not in ("scale", "cap", "dropout"))
-    return tuple((f.name, True) for f in fields(kind) if f.metadata.get("array")) + (
-        (("masks", False),) if kind is m.Both else ()
-    )
+        held = {f.name for f in fields(kind)} - {"scale", "cap", "dropout"}
+    else:
+        held = {f.name for f in fields(kind) if f.metadata.get("array")} | ({"masks"} if kind is m.Both else set())
+    return tuple((f.name, f.name in held) for f in fields(kind)) if held else ()
 
 
 def map_arrays(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -70,13 +72,13 @@ def map_arrays(value: Any, change: Callable[[Any], Any]) -> Any:
         return value
     if isinstance(value, tuple) and not isinstance(value, Described):
         return tuple(map_arrays(item, change) for item in value)
-    if not is_dataclass(value) or isinstance(value, type):
-        return change(value)
     kind = type(value)
-    held = dict(_held(kind))
-    if not held:
+    found = _fields(kind)
+    if found is None:
+        return change(value)
+    if not found:
         return value
-    return kind(**{f.name: map_arrays(getattr(value, f.name), change) if f.name in held else getattr(value, f.name) for f in fields(value)})
+    return kind(*[map_arrays(getattr(value, name), change) if held else getattr(value, name) for name, held in found])
 
 
 @dataclass(frozen=True)
