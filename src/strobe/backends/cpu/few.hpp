@@ -10,19 +10,41 @@ namespace STROBE_ISA {
 constexpr int FEW_ROWS = 8;
 constexpr int FEW_KEYS = 64;  // of a block: pointers, scores and 16 KiB of bf16 keys stay in the first cache
 
-struct FewScratch {
+struct FewHead {
   alignas(64) float q[FEW_ROWS * MAX_WIDTH];
   alignas(64) float o[FEW_ROWS * MAX_WIDTH];
-  alignas(64) float s[FEW_ROWS * FEW_KEYS];
   float m[FEW_ROWS], l[FEW_ROWS], slope[FEW_ROWS], position[FEW_ROWS];
   int64_t lo[FEW_ROWS], hi[FEW_ROWS];
-  const char *k[2][FEW_KEYS], *v[2][FEW_KEYS];
+  int rows;
+  bool same;  // all rows see the same keys
+};
+struct FewScratch {
+  alignas(64) float s[FEW_ROWS * FEW_KEYS];
+  const char *k[FEW_KEYS], *v[FEW_KEYS], *next_k[FEW_KEYS], *next_v[FEW_KEYS];
+  FewHead heads[MOST_HEADS];
 };
 [[maybe_unused]] static size_t few_bytes(const strobe_attention &) { return sizeof(FewScratch); }
 
 static inline void fetch_row(const char *p, int64_t bytes) {
   constexpr int64_t LINE = 64;
   for (int64_t x = 0; x < bytes; x += LINE) __builtin_prefetch(p + x, 0, 2);
+}
+
+// What head h fetches while it computes: its share, in the order of memory, of the keys and values of all heads that lie
+// `ahead` tokens before the block at k0. Returns how many rows.
+static int rows_ahead(const Piece *pieces, int heads, int h, int64_t k0, int ahead, const char **next_k, const char **next_v) {
+  const Keys &keys = *pieces[0].keys;
+  int64_t k_head = heads > 1 ? pieces[1].keys->k - keys.k : 0, v_head = heads > 1 ? pieces[1].keys->v - keys.v : 0;
+  int64_t token0 = k0 + ahead + h * FEW_KEYS / heads, left;
+  int head = h * FEW_KEYS % heads;
+  left = clamp((pieces[0].key1 - token0) * heads - head, 0, FEW_KEYS);
+  for (int i = 0; i < left;) {
+    const char *k, *v;
+    int64_t run = run_at(keys, token0, &k, &v);
+    for (; run > 0 && i < left; run--, token0++, k += keys.k_token, v += keys.v_token, head = 0)
+      for (; head < heads && i < left; head++, i++) next_k[i] = k + head * k_head, next_v[i] = v + head * v_head;
+  }
+  return static_cast<int>(left);
 }
 
 // s[r][j] = q[r] · k[j] for R rows and four keys.
@@ -59,11 +81,13 @@ static inline void scores_few(const float *q, const char *const *k, int64_t D, f
 
 // o[r] += Σ p[r][j] v[j] over C vectors of the width.
 template <int R, int C, class T>
-static inline void values_few(const float *p, const char *const *v, int j0, int j1, int64_t d, float *o) {
+static inline void values_few(const float *p, const char *const *v, int j0, int j1, int64_t d, float *o, const char *const *fetch,
+                              int64_t bytes) {
   vec acc[R][C];
   for (int r = 0; r < R; r++)
     for (int c = 0; c < C; c++) acc[r][c] = load(o + r * MAX_WIDTH + d + c * W);
   for (int j = j0; j < j1; j++) {
+    if (fetch) fetch_row(fetch[j], bytes);
     const T *at = reinterpret_cast<const T *>(v[j]) + d;
     vec x[C];
     for (int c = 0; c < C; c++) x[c] = load(at + c * W);
@@ -78,32 +102,31 @@ static inline void values_few(const float *p, const char *const *v, int j0, int 
 }
 
 struct FewBlock {
-  const char *const *k, *const *v, *const *next_k, *const *next_v;
   int64_t k0;
-  int count, next_count;
+  int count, ahead;  // keys; rows to fetch
 };
 
 template <int R, class T>
-static void score_block(const Piece &piece, FewScratch &f, const FewBlock &b, int r0) {
+static void score_block(const Piece &piece, FewScratch &f, const FewHead &head, const FewBlock &b, int r0) {
   const strobe_attention &call = *piece.call;
   int64_t bytes = call.D * static_cast<int64_t>(sizeof(T));
   for (int j = 0; j < b.count; j += 4) {
     const char *k[4];
-    for (int i = 0; i < 4; i++) k[i] = b.k[least(j + i, b.count - 1)];
+    for (int i = 0; i < 4; i++) k[i] = f.k[least(j + i, b.count - 1)];
     if (r0 == 0)
-      for (int i = j; i < j + 4 && i < b.next_count; i++) fetch_row(b.next_k[i], bytes);
-    scores_few<R, T>(f.q + r0 * MAX_WIDTH, k, call.D, f.s + r0 * FEW_KEYS + j);
+      for (int i = j; i < j + 4 && i < b.ahead; i++) fetch_row(f.next_k[i], bytes);
+    scores_few<R, T>(head.q + r0 * MAX_WIDTH, k, call.D, f.s + r0 * FEW_KEYS + j);
   }
 }
 
 // Scores of row r to weights; keys the row may not see weigh nothing.
-static void weigh_row(const Piece &piece, const Scoring &how, FewScratch &f, const FewBlock &b, int r) {
+static void weigh_row(const Piece &piece, const Scoring &how, FewScratch &f, FewHead &head, const FewBlock &b, int r) {
   float *s = f.s + r * FEW_KEYS;
-  int64_t lo = f.lo[r] - b.k0, hi = f.hi[r] - b.k0;
+  int64_t lo = head.lo[r] - b.k0, hi = head.hi[r] - b.k0;
   if (!how.folded) {
     for (int j = 0; j < b.count; j += W) {
       alignas(64) float away[W];
-      for (int i = 0; i < W; i++) away[i] = f.slope[r] * fabsf(f.position[r] - static_cast<float>(b.k0 + j + i));
+      for (int i = 0; i < W; i++) away[i] = head.slope[r] * fabsf(head.position[r] - static_cast<float>(b.k0 + j + i));
       store(s + j, adjust(how, load(s + j), load(away)));
     }
   }
@@ -112,7 +135,7 @@ static void weigh_row(const Piece &piece, const Scoring &how, FewScratch &f, con
   vec top = set1(MINUS_INFINITY), factor = set1(how.exponent());
   for (int j = 0; j < FEW_KEYS; j += W) top = max(top, load(s + j));
   float m = greatest(top) * how.exponent();
-  m = f.m[r] > m ? f.m[r] : m;
+  m = head.m[r] > m ? head.m[r] : m;
   float base = m == MINUS_INFINITY ? 0 : m;
   vec total = set1(0);
   for (int j = 0; j < FEW_KEYS; j += W) {
@@ -120,97 +143,105 @@ static void weigh_row(const Piece &piece, const Scoring &how, FewScratch &f, con
     total = add(total, e);
     store(s + j, e);
   }
-  float l = sum(total);
-  if (m > f.m[r] && f.l[r] != 0) {
-    float by = exp2f(f.m[r] - base);
-    f.l[r] *= by;
-    float *o = f.o + r * MAX_WIDTH;
+  if (m > head.m[r] && head.l[r] != 0) {
+    float by = exp2f(head.m[r] - base);
+    head.l[r] *= by;
+    float *o = head.o + r * MAX_WIDTH;
     for (int64_t c = 0; c < piece.call->V; c += W) store(o + c, mul(load(o + c), set1(by)));
   }
-  f.m[r] = m, f.l[r] += l;
+  head.m[r] = m, head.l[r] += sum(total);
 }
 
 template <int R, class T>
-static void value_block(const Piece &piece, FewScratch &f, const FewBlock &b, int r0, int j0, int j1) {
+static void value_block(const Piece &piece, const FewScratch &f, FewHead &head, const FewBlock &b, int r0, int j0, int j1) {
   constexpr int C = R == 4 ? 4 : 8;  // 16 or fewer accumulators beside C values
-  int64_t V = piece.call->V, d = 0;
+  int64_t V = piece.call->V, d = 0, bytes = V * static_cast<int64_t>(sizeof(T));
   const float *p = f.s + r0 * FEW_KEYS;
-  float *o = f.o + r0 * MAX_WIDTH;
-  for (; d + C * W <= V; d += C * W) values_few<R, C, T>(p, b.v, j0, j1, d, o);
-  for (; d + W <= V; d += W) values_few<R, 1, T>(p, b.v, j0, j1, d, o);
+  float *o = head.o + r0 * MAX_WIDTH;
+  const char *const *fetch = r0 == 0 && b.ahead >= j1 ? f.next_v : nullptr;  // during the first pass only
+  for (; d + C * W <= V; d += C * W, fetch = nullptr) values_few<R, C, T>(p, f.v, j0, j1, d, o, fetch, bytes);
+  for (; d + W <= V; d += W, fetch = nullptr) values_few<R, 1, T>(p, f.v, j0, j1, d, o, fetch, bytes);
   for (int r = 0; d < V && r < R; r++) {
     int left = static_cast<int>(V - d);
     vec acc = load(o + r * MAX_WIDTH + d);
-    for (int j = j0; j < j1; j++) acc = fma(set1(p[r * FEW_KEYS + j]), load_part(reinterpret_cast<const T *>(b.v[j]) + d, left), acc);
+    for (int j = j0; j < j1; j++) acc = fma(set1(p[r * FEW_KEYS + j]), load_part(reinterpret_cast<const T *>(f.v[j]) + d, left), acc);
     store(o + r * MAX_WIDTH + d, acc);
   }
 }
 
 template <class T>
-static void attend_few(const Piece &piece) {
+static void load_few(const Piece &piece, FewHead &head) {
   const strobe_attention &call = *piece.call;
-  FewScratch &f = *reinterpret_cast<FewScratch *>(piece.scratch);
-  Scoring how = scoring(call);
-  int n = piece.row_count;
-  bool same = true;  // do all rows see the same keys?
-  for (int r = 0; r < n; r++) {
+  head.rows = piece.row_count, head.same = true;
+  for (int r = 0; r < head.rows; r++) {
     int64_t row = piece.row0 + r;
-    visible(call, *piece.rows, piece.keys->count, row, &f.lo[r], &f.hi[r]);
-    f.lo[r] = clamp(f.lo[r], piece.key0, piece.key1), f.hi[r] = clamp(f.hi[r], piece.key0, piece.key1);
-    same = same && f.lo[r] == f.lo[0] && f.hi[r] == f.hi[0];
-    f.m[r] = MINUS_INFINITY, f.l[r] = 0;
-    f.position[r] = static_cast<float>(piece.rows->first + row / piece.rows->group);
-    f.slope[r] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + row % piece.rows->group] * LOG2_E : 0;
-    write_row(f.q + r * MAX_WIDTH, reinterpret_cast<const T *>(query_at(*piece.rows, row)), call.D, 1.0f);
-    memset(f.o + r * MAX_WIDTH, 0, static_cast<size_t>(call.V) * sizeof(float));
+    visible(call, *piece.rows, piece.keys->count, row, &head.lo[r], &head.hi[r]);
+    head.lo[r] = clamp(head.lo[r], piece.key0, piece.key1), head.hi[r] = clamp(head.hi[r], piece.key0, piece.key1);
+    head.same = head.same && head.lo[r] == head.lo[0] && head.hi[r] == head.hi[0];
+    head.m[r] = MINUS_INFINITY, head.l[r] = 0;
+    head.position[r] = static_cast<float>(piece.rows->first + row / piece.rows->group);
+    head.slope[r] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + row % piece.rows->group] * LOG2_E : 0;
+    write_row(head.q + r * MAX_WIDTH, reinterpret_cast<const T *>(query_at(*piece.rows, row)), call.D, 1.0f);
+    memset(head.o + r * MAX_WIDTH, 0, static_cast<size_t>(call.V) * sizeof(float));
   }
-  auto pointers = [&](int64_t k0, int which) {
-    int count = static_cast<int>(clamp(piece.key1 - k0, 0, FEW_KEYS));
-    tokens_at(*piece.keys, k0, count, f.k[which], f.v[which]);
-    return count;
-  };
-  int which = 0, count = pointers(piece.key0, 0);
-  for (int64_t k0 = piece.key0; k0 < piece.key1; k0 += FEW_KEYS, which ^= 1) {
-    int next = pointers(k0 + FEW_KEYS, which ^ 1);
-    FewBlock b = {f.k[which], f.v[which], f.k[which ^ 1], f.v[which ^ 1], k0, count, next};
-    count = next;
-    for (int r = 0; r < n;) {
-      if (n - r >= 4)
-        score_block<4, T>(piece, f, b, r), r += 4;
-      else if (n - r >= 2)
-        score_block<2, T>(piece, f, b, r), r += 2;
-      else
-        score_block<1, T>(piece, f, b, r), r += 1;
-    }
-    for (int j = 0; j < next; j++) fetch_row(b.next_v[j], call.V * static_cast<int64_t>(sizeof(T)));
-    for (int r = 0; r < n; r++) weigh_row(piece, how, f, b, r);
-    if (same) {
-      int j0 = static_cast<int>(most(0, f.lo[0] - k0)), j1 = static_cast<int>(clamp(f.hi[0] - k0, 0, b.count));
-      for (int r = 0; r < n;) {
-        if (n - r >= 4)
-          value_block<4, T>(piece, f, b, r, j0, j1), r += 4;
-        else if (n - r >= 2)
-          value_block<2, T>(piece, f, b, r, j0, j1), r += 2;
-        else
-          value_block<1, T>(piece, f, b, r, j0, j1), r += 1;
-      }
-    } else {  // each row its own keys: a value that one row may not see never meets it
-      for (int r = 0; r < n; r++)
-        value_block<1, T>(piece, f, b, r, static_cast<int>(clamp(f.lo[r] - k0, 0, b.count)),
-                          static_cast<int>(clamp(f.hi[r] - k0, 0, b.count)));
-    }
-  }
-  for (int r = 0; r < n; r++) finish_row(piece, r, f.m[r], f.l[r], f.o + r * MAX_WIDTH);
 }
 
-static void attend_few(const Piece &piece) {
-  if (piece.call->dtype == STROBE_F32) attend_few<float>(piece);
-  if (piece.call->dtype == STROBE_BF16) attend_few<bf16>(piece);
-  if (piece.call->dtype == STROBE_F16) attend_few<f16>(piece);
+template <class T>
+static void few_block(const Piece &piece, const Scoring &how, FewScratch &f, FewHead &head, const FewBlock &b) {
+  int n = head.rows;
+  for (int r = 0; r < n;) {
+    if (n - r >= 4) {
+      score_block<4, T>(piece, f, head, b, r), r += 4;
+    } else if (n - r >= 2) {
+      score_block<2, T>(piece, f, head, b, r), r += 2;
+    } else {
+      score_block<1, T>(piece, f, head, b, r), r += 1;
+    }
+  }
+  for (int r = 0; r < n; r++) weigh_row(piece, how, f, head, b, r);
+  auto seen = [&](int64_t key) { return static_cast<int>(clamp(key - b.k0, 0, b.count)); };
+  if (!head.same) {  // each row its own keys: a value that one row may not see never meets it
+    for (int r = 0; r < n; r++) value_block<1, T>(piece, f, head, b, r, seen(head.lo[r]), seen(head.hi[r]));
+    return;
+  }
+  int j0 = seen(head.lo[0]), j1 = seen(head.hi[0]);
+  for (int r = 0; r < n;) {
+    if (n - r >= 4) {
+      value_block<4, T>(piece, f, head, b, r, j0, j1), r += 4;
+    } else if (n - r >= 2) {
+      value_block<2, T>(piece, f, head, b, r, j0, j1), r += 2;
+    } else {
+      value_block<1, T>(piece, f, head, b, r, j0, j1), r += 1;
+    }
+  }
+}
+
+template <class T>
+static void attend_few(const Piece *pieces, int heads) {
+  FewScratch &f = *reinterpret_cast<FewScratch *>(pieces[0].scratch);
+  Scoring how = scoring(*pieces[0].call);
+  for (int h = 0; h < heads; h++) load_few<T>(pieces[h], f.heads[h]);
+  for (int64_t k0 = pieces[0].key0; k0 < pieces[0].key1; k0 += FEW_KEYS) {
+    for (int h = 0; h < heads; h++) {
+      FewBlock b = {k0, static_cast<int>(least(FEW_KEYS, pieces[h].key1 - k0)), 0};
+      tokens_at(*pieces[h].keys, k0, b.count, f.k, f.v);
+      b.ahead = rows_ahead(pieces, heads, h, k0, FEW_KEYS, f.next_k, f.next_v);
+      few_block<T>(pieces[h], how, f, f.heads[h], b);
+    }
+  }
+  for (int h = 0; h < heads; h++)
+    for (int r = 0; r < f.heads[h].rows; r++) finish_row(pieces[h], r, f.heads[h].m[r], f.heads[h].l[r], f.heads[h].o + r * MAX_WIDTH);
+}
+
+static void attend_few(const Piece *pieces, int heads) {
+  int dtype = pieces[0].call->dtype;
+  if (dtype == STROBE_F32) attend_few<float>(pieces, heads);
+  if (dtype == STROBE_BF16) attend_few<bf16>(pieces, heads);
+  if (dtype == STROBE_F16) attend_few<f16>(pieces, heads);
 }
 
 [[maybe_unused]] static bool few_takes(const strobe_attention &, int64_t rows) { return rows <= FEW_ROWS; }
-static bool many_takes(const strobe_attention &) { return true; }
+[[maybe_unused]] static bool many_takes(const strobe_attention &) { return true; }
 
 }  // namespace STROBE_ISA
 }  // namespace strobe

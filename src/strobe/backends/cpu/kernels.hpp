@@ -49,11 +49,15 @@ struct Piece {
   char *scratch;
 };
 
+constexpr int MOST_HEADS = 16;  // key heads that a kernel takes at once
+
+// A kernel takes the same rows and keys of `heads` neighbouring key heads. More than one where their keys lie side by side,
+// so that memory is read in its own order.
 struct Kernel {
   int tile_rows;   // rows of a tile
   int block_keys;  // work is cut at multiples of so many keys
   size_t (*scratch_bytes)(const strobe_attention &);
-  void (*attend)(const Piece &);
+  void (*attend)(const Piece *pieces, int heads);
   size_t (*block_bytes)(const strobe_attention &);  // null: nothing to pack
   void (*pack)(const strobe_attention &, const Keys &, int64_t s0, int64_t s1, char *block);
 };

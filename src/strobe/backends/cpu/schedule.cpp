@@ -15,6 +15,7 @@ namespace {
 
 constexpr size_t PACKED_LIMIT = size_t{256} << 20;  // bytes of packed keys at once; more pairs wait for the next wave
 constexpr int64_t PARTS_PER_THREAD = 4;             // with uneven tiles, so that no thread waits long for the last one
+constexpr int64_t SIDE_BY_SIDE = 2048;              // bytes of a token's keys that are worth reading in one go
 constexpr int64_t LEAST_KEYS = 256;                 // a part with fewer costs more to merge than to compute
 
 struct Pair {
@@ -25,8 +26,8 @@ struct Pair {
   size_t packed;           // where its packed blocks start
 };
 struct Tile {
-  int64_t pair, row0, rows, key0, key1;
-  int64_t start, blocks;  // its stretch of the line
+  int64_t pair, heads, row0, rows, key0, key1;  // the same rows and keys of `heads` pairs from `pair` on
+  int64_t start, blocks;                        // its stretch of the line
 };
 
 template <class T>
@@ -152,22 +153,24 @@ class Run {
   // Pairs, and their tiles with the keys that any of a tile's rows may see, later rows first: under a causal mask these
   // have the most work, and the least should come last.
   void lay_out() {
-    int64_t tile_count = 0, step = kernel_.tile_rows, longest_pair = 0;
+    int64_t tile_count = 0, step = kernel_.tile_rows, longest_pair = 0, heads = heads_at_once();
     for (int64_t i = 0; i < call_.B * call_.G; i++) {
       pairs_[i] = pair_of(call_, i / call_.G, i % call_.G);
       pairs_[i].tile0 = tile_count;
-      tile_count += (pairs_[i].rows.count + step - 1) / step;
+      if (i % call_.G % heads == 0) tile_count += (pairs_[i].rows.count + step - 1) / step;
       longest_pair = most(longest_pair, pairs_[i].rows.count);
     }
     packing_ = kernel_.pack && longest_pair > step;
     tiles_ = array<Tile>(tile_count);
     tile_count_ = tile_count;
     for (int64_t i = 0; i < call_.B * call_.G; i++) {
+      if (i % call_.G % heads != 0) continue;
       Pair &pair = pairs_[i];
       int64_t tiles = (pair.rows.count + step - 1) / step, low = INT64_MAX, high = 0;
       for (int64_t t = 0; t < tiles; t++) {
         Tile &tile = tiles_[pair.tile0 + tiles - 1 - t];
         tile.pair = i, tile.row0 = t * step, tile.rows = least(step, pair.rows.count - t * step);
+        tile.heads = least(heads, call_.G - i % call_.G);
         int64_t ignored, last = tile.row0 + tile.rows - 1;
         visible(call_, pair.rows, pair.keys.count, tile.row0, &tile.key0, &ignored);
         visible(call_, pair.rows, pair.keys.count, last, &ignored, &tile.key1);
@@ -180,13 +183,21 @@ class Run {
     }
   }
 
+  // Where the heads of a token lie side by side and few rows read each key once, several heads are taken together: one at
+  // a time would jump over the others' keys, a token at a time.
+  int64_t heads_at_once() const {
+    auto beside = [](const int64_t *strides) { return strides[2] > 0 && strides[2] < strides[1]; };
+    if (shape_ == Shape::many || !beside(call_.k_strides) || !beside(call_.v_strides)) return 1;
+    return clamp(SIDE_BY_SIDE / (call_.D * dtype_bytes(call_.dtype)), 1, MOST_HEADS);
+  }
+
   int32_t wave(int64_t first, int64_t last, size_t packed_bytes) {
     int64_t tile0 = pairs_[first].tile0, tile1 = last < call_.B * call_.G ? pairs_[last].tile0 : tile_count_, work = 0, longest = 0;
     for (int64_t i = tile0; i < tile1; i++) tiles_[i].start = work, work += tiles_[i].blocks, longest = most(longest, tiles_[i].blocks);
     if (work == 0) return STROBE_OK;
     Line line = cut(tiles_.get() + tile0, tile1 - tile0, work, longest, call_.threads, shape_, kernel_.block_keys);
-    slot_floats_ = static_cast<size_t>(round_up(kernel_.tile_rows * (2 + call_.V), 16));
-    size_t slots = line.whole ? 0 : static_cast<size_t>(2 * line.parts) * slot_floats_ * sizeof(float);
+    slot_floats_ = line.whole ? 0 : static_cast<size_t>(round_up(longest_rows() * (2 + call_.V), 16));
+    size_t slots = static_cast<size_t>(2 * line.parts * heads_at_once()) * slot_floats_ * sizeof(float);
     packed_bytes = static_cast<size_t>(round_up(static_cast<int64_t>(packed_bytes), 64));
     char *shared = shared_scratch().reserve(packed_bytes + slots);
     if (!shared) return STROBE_NO_MEMORY;
@@ -222,6 +233,12 @@ class Run {
     return code;
   }
 
+  int64_t longest_rows() const {
+    int64_t rows = 0;
+    for (int64_t i = 0; i < tile_count_; i++) rows = most(rows, tiles_[i].rows);
+    return rows;
+  }
+
   void pack(const Pair &pair, int64_t i) const {
     if (i >= pair.blocks) return;
     int64_t s0 = (pair.block0 + i) * kernel_.block_keys;
@@ -229,8 +246,8 @@ class Run {
                  packed_ + pair.packed + static_cast<size_t>(i) * kernel_.block_bytes(call_));
   }
 
-  Piece piece_of(const Tile &tile) const {
-    const Pair &pair = pairs_[tile.pair];
+  Piece piece_of(const Tile &tile, int64_t head) const {
+    const Pair &pair = pairs_[tile.pair + head];
     Piece piece{};
     piece.call = &call_, piece.rows = &pair.rows, piece.keys = &pair.keys;
     piece.row0 = tile.row0, piece.row_count = static_cast<int>(tile.rows);
@@ -240,8 +257,9 @@ class Run {
   }
 
   // A part leaves at most two partials: of a tile that began before it, and of one that goes on after it.
-  float *slot(const Line &line, int64_t part, const Tile &tile) const {
-    return slots_ + static_cast<size_t>(2 * part + (tile.start > line.begin(part))) * slot_floats_;
+  float *slot(const Line &line, int64_t part, const Tile &tile, int64_t head) const {
+    int64_t which = 2 * part + (tile.start > line.begin(part));
+    return slots_ + static_cast<size_t>(which * heads_at_once() + head) * slot_floats_;
   }
 
   void part(const Line &line, int64_t part, char *scratch) const {
@@ -250,12 +268,15 @@ class Run {
     for (int64_t i = line.whole ? part : line.tile_of(unit); unit < end; i++) {
       const Tile &tile = line.tiles[i];
       int64_t stop = least(end, tile.start + tile.blocks), block0 = tile.key0 / kernel_.block_keys;
-      Piece piece = piece_of(tile);
-      piece.scratch = scratch;
-      if (unit > tile.start || stop < tile.start + tile.blocks) piece.partial = slot(line, part, tile);
-      piece.key0 = most(tile.key0, (block0 + unit - tile.start) * kernel_.block_keys);
-      piece.key1 = most(piece.key0, least(tile.key1, (block0 + stop - tile.start) * kernel_.block_keys));
-      kernel_.attend(piece);
+      Piece pieces[MOST_HEADS];
+      for (int64_t h = 0; h < tile.heads; h++) {
+        Piece &piece = pieces[h] = piece_of(tile, h);
+        piece.scratch = scratch;
+        if (unit > tile.start || stop < tile.start + tile.blocks) piece.partial = slot(line, part, tile, h);
+        piece.key0 = most(tile.key0, (block0 + unit - tile.start) * kernel_.block_keys);
+        piece.key1 = most(piece.key0, least(tile.key1, (block0 + stop - tile.start) * kernel_.block_keys));
+      }
+      kernel_.attend(pieces, static_cast<int>(tile.heads));
       unit = stop;
     }
   }
@@ -265,9 +286,12 @@ class Run {
     int64_t unit = line.begin(part);
     const Tile &tile = line.tiles[line.tile_of(unit)];
     if (unit == tile.start || part != line.part_of(tile.start) + 1) return;
-    int64_t last = line.part_of(tile.start + tile.blocks - 1), count = 0;
-    for (int64_t p = part - 1; p <= last; p++) list[count++] = slot(line, p, tile);
-    set_.merge(piece_of(tile), list, static_cast<int>(count));
+    int64_t last = line.part_of(tile.start + tile.blocks - 1);
+    for (int64_t h = 0; h < tile.heads; h++) {
+      int count = 0;
+      for (int64_t p = part - 1; p <= last; p++) list[count++] = slot(line, p, tile, h);
+      set_.merge(piece_of(tile, h), list, count);
+    }
   }
 
   strobe_attention &call_;

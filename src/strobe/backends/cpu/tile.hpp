@@ -261,7 +261,8 @@ static void finish_sub(const Piece &piece, int first_row, const Sub &sub, const 
   }
 }
 
-static void attend_many(const Piece &piece) {
+static void attend_many(const Piece *pieces, int) {
+  const Piece &piece = pieces[0];
   const strobe_attention &call = *piece.call;
   TileArrays a = tile_arrays(piece);
   Scoring how = scoring(call);

@@ -365,10 +365,11 @@ static void attend_tiles(const Piece &piece) {
   for (int i = 0; i < subs; i++) finish_amx_sub(piece, i * SUB_LANES, a.fixed->subs[i], a.o + i * a.o_sub, a.fixed->row);
 }
 
-static void attend_amx(const Piece &piece) {
-  if (piece.call->dtype == STROBE_BF16) attend_tiles<1>(piece);
-  if (piece.call->dtype == STROBE_F16) attend_tiles<2>(piece);
-  if (piece.call->dtype == STROBE_F32) attend_tiles<3>(piece);
+static void attend_amx(const Piece *pieces, int) {
+  int dtype = pieces[0].call->dtype;
+  if (dtype == STROBE_BF16) attend_tiles<1>(pieces[0]);
+  if (dtype == STROBE_F16) attend_tiles<2>(pieces[0]);
+  if (dtype == STROBE_F32) attend_tiles<3>(pieces[0]);
 }
 
 }  // namespace STROBE_ISA

@@ -17,18 +17,21 @@ constexpr int GROUPS = FEW_KEYS / GROUP;  // of a block
 constexpr int AHEAD = 96;                 // keys between what is computed and what is fetched
 constexpr int LEAST_AMX_ROWS = 2;         // one row is as fast without tiles
 
+struct AmxFewHead {
+  alignas(64) bf16 q[AMX_FEW_ROWS * MAX_WIDTH];   // [chunk of D] tiles of pairs
+  alignas(64) float o[AMX_FEW_ROWS * MAX_WIDTH];  // [chunk of V][even, odd columns] tiles
+  alignas(64) float m[AMX_FEW_ROWS], l[AMX_FEW_ROWS], slope[AMX_FEW_ROWS], position[AMX_FEW_ROWS];
+  alignas(64) int32_t lo[AMX_FEW_ROWS], hi[AMX_FEW_ROWS];
+  int64_t most_lo, least_hi;
+  int rows;
+};
 struct AmxFewScratch {
-  alignas(64) bf16 q[AMX_FEW_ROWS * (MAX_WIDTH + CHUNK)];   // [chunk of D] tiles of pairs
-  alignas(64) float o[AMX_FEW_ROWS * (MAX_WIDTH + CHUNK)];  // [chunk of V][even, odd columns] tiles
   alignas(64) float s[FEW_KEYS][AMX_FEW_ROWS];
   alignas(64) uint32_t p[GROUPS][2][AMX_FEW_ROWS][GROUP];
   alignas(64) bf16 k[GROUP * MAX_WIDTH], v[GROUPS][GROUP * MAX_WIDTH];  // groups that do not lie evenly
-  alignas(64) float m[AMX_FEW_ROWS], l[AMX_FEW_ROWS], slope[AMX_FEW_ROWS], position[AMX_FEW_ROWS], by[AMX_FEW_ROWS];
-  alignas(64) int32_t lo[AMX_FEW_ROWS], hi[AMX_FEW_ROWS];
-  alignas(64) float row[MAX_WIDTH + CHUNK];
+  alignas(64) float row[MAX_WIDTH];
   const char *ks[FEW_KEYS], *vs[FEW_KEYS], *next_k[FEW_KEYS], *next_v[FEW_KEYS];
-  int64_t most_lo, least_hi;
-  int rows;
+  AmxFewHead heads[MOST_HEADS];
 };
 static size_t amx_few_bytes(const strobe_attention &) {
   return sizeof(AmxFewScratch) > sizeof(FewScratch) ? sizeof(AmxFewScratch) : sizeof(FewScratch);
@@ -56,7 +59,7 @@ static inline EvenRows even_rows(const char *const *rows, int n, bool even, int6
   return {reinterpret_cast<const char *>(copy), width * static_cast<int64_t>(sizeof(bf16))};
 }
 
-static void load_amx_few(const Piece &piece, AmxFewScratch &f) {
+static void load_amx_few(const Piece &piece, AmxFewHead &f) {
   const strobe_attention &call = *piece.call;
   f.rows = piece.row_count;
   f.most_lo = 0, f.least_hi = INT32_MAX;
@@ -91,7 +94,7 @@ struct AmxFewBlock {
   EvenRows v[GROUPS];
 };
 
-static void score_groups(const Piece &piece, AmxFewScratch &f, AmxFewBlock &b) {
+static void score_groups(const Piece &piece, AmxFewScratch &f, const AmxFewHead &head, AmxFewBlock &b) {
   const strobe_attention &call = *piece.call;
   int chunks = static_cast<int>(call.D / CHUNK);
   for (int g = 0; g < b.groups; g++) {
@@ -105,11 +108,11 @@ static void score_groups(const Piece &piece, AmxFewScratch &f, AmxFewBlock &b) {
     _tile_zero(1);
     for (int c = 0; c < chunks; c += 2) {  // two sums, so that one multiplication does not wait for the other
       _tile_loadd(2, ks.at + c * 64, ks.step);
-      _tile_loadd(4, f.q + c * TILE, 64);
+      _tile_loadd(4, head.q + c * TILE, 64);
       _tile_dpbf16ps(0, 2, 4);
       if (c + 1 == chunks) break;
       _tile_loadd(3, ks.at + c * 64 + 64, ks.step);
-      _tile_loadd(5, f.q + c * TILE + TILE, 64);
+      _tile_loadd(5, head.q + c * TILE + TILE, 64);
       _tile_dpbf16ps(1, 3, 5);
     }
     alignas(64) float odd[GROUP][AMX_FEW_ROWS];
@@ -119,27 +122,28 @@ static void score_groups(const Piece &piece, AmxFewScratch &f, AmxFewBlock &b) {
   }
 }
 
-static void weigh_groups(const Piece &piece, const Scoring &how, AmxFewScratch &f, const AmxFewBlock &b) {
+static void weigh_groups(const Piece &piece, const Scoring &how, AmxFewScratch &f, AmxFewHead &head, const AmxFewBlock &b) {
   int keys = b.groups * GROUP;
-  bool partial = b.k0 < f.most_lo || b.k0 + keys > f.least_hi;
+  bool partial = b.k0 < head.most_lo || b.k0 + keys > head.least_hi;
   if (partial || !how.folded) {
     for (int j = 0; j < keys; j++) {
       vec y = load(f.s[j]);
-      if (!how.folded) y = adjust(how, y, mul(load(f.slope), abs(minus(load(f.position), set1(static_cast<float>(b.k0 + j))))));
-      if (partial) y = hide(y, f.lo, f.hi, static_cast<int32_t>(b.k0 + j));
+      if (!how.folded) y = adjust(how, y, mul(load(head.slope), abs(minus(load(head.position), set1(static_cast<float>(b.k0 + j))))));
+      if (partial) y = hide(y, head.lo, head.hi, static_cast<int32_t>(b.k0 + j));
       store(f.s[j], y);
     }
   }
-  vec top0 = set1(MINUS_INFINITY), top1 = top0, factor = set1(how.exponent()), m = load(f.m), l = load(f.l);
+  vec top0 = set1(MINUS_INFINITY), top1 = top0, factor = set1(how.exponent()), m = load(head.m), l = load(head.l);
   for (int j = 0; j < keys; j += 2) top0 = max(top0, load(f.s[j])), top1 = max(top1, load(f.s[j + 1]));
   vec now = max(m, mul(max(top0, top1), factor));
   constexpr float LAZY_FEW = 8;  // rescaled only when the greatest score grew by more than 2^8
   if (any_greater(now, add(m, set1(LAZY_FEW)))) {
     vec by = exp2_exact(minus(m, zero_if_minus_infinity(now)));
     l = mul(l, by), m = now;
-    store(f.by, by);
+    alignas(64) float each[AMX_FEW_ROWS];
+    store(each, by);
     for (int64_t t = 0; t < piece.call->V / 16; t++)
-      for (int r = 0; r < f.rows; r++) store(f.o + t * 256 + r * 16, mul(load(f.o + t * 256 + r * 16), set1(f.by[r])));
+      for (int r = 0; r < head.rows; r++) store(head.o + t * 256 + r * 16, mul(load(head.o + t * 256 + r * 16), set1(each[r])));
   }
   vec base = zero_if_minus_infinity(m), sum0 = set1(0), sum1 = sum0;
   for (int g = 0; g < b.groups; g++) {
@@ -159,14 +163,14 @@ static void weigh_groups(const Piece &piece, const Scoring &how, AmxFewScratch &
       _mm512_store_si512(f.p[g][1][r], _mm512_and_si512(rounded, upper));
     }
   }
-  store(f.m, m);
-  store(f.l, add(l, add(sum0, sum1)));
+  store(head.m, m);
+  store(head.l, add(l, add(sum0, sum1)));
 }
 
-static void gather_groups(const Piece &piece, AmxFewScratch &f, const AmxFewBlock &b) {
+static void gather_groups(const Piece &piece, const AmxFewScratch &f, AmxFewHead &head, const AmxFewBlock &b) {
   int chunks = static_cast<int>(piece.call->V / CHUNK), steps = (chunks + 1) / 2 * b.groups, step = 0;
   for (int c = 0; c < chunks; c += 2) {
-    float *o = f.o + c * TILE;
+    float *o = head.o + c * TILE;
     bool two = c + 1 < chunks;
     _tile_loadd(0, o, 64);
     _tile_loadd(1, o + 256, 64);
@@ -197,11 +201,11 @@ static void gather_groups(const Piece &piece, AmxFewScratch &f, const AmxFewBloc
 }
 
 // The same where some value is not finite and some row may not see it: 0 · NaN must not reach that row.
-static void gather_seen_groups(const Piece &piece, AmxFewScratch &f, const AmxFewBlock &b) {
-  for (int r = 0; r < f.rows; r++) {
+static void gather_seen_groups(const Piece &piece, const AmxFewScratch &f, AmxFewHead &head, const AmxFewBlock &b) {
+  for (int r = 0; r < head.rows; r++) {
     for (int64_t d = 0; d < piece.call->V; d++) {
-      float *o = f.o + (d / CHUNK) * TILE + (d % 2) * 256 + r * 16 + (d % CHUNK) / 2;
-      for (int64_t j = most(0, f.lo[r] - b.k0); j < least(b.count, f.hi[r] - b.k0); j++)
+      float *o = head.o + (d / CHUNK) * TILE + (d % 2) * 256 + r * 16 + (d % CHUNK) / 2;
+      for (int64_t j = most(0, head.lo[r] - b.k0); j < least(b.count, head.hi[r] - b.k0); j++)
         *o += from_bits(f.p[j / GROUP][1][r][j % GROUP]) * widen_one(reinterpret_cast<const bf16 *>(f.vs[j])[d]);
     }
   }
@@ -216,38 +220,45 @@ static bool finite_values(const char *const *rows, int n, int64_t V) {
   return ones == 0;
 }
 
-static void attend_amx_few(const Piece &piece) {
-  const strobe_attention &call = *piece.call;
-  if (!on_tiles(call, piece.row_count)) return attend_few(piece);
-  TileScope tiles;
-  AmxFewScratch &f = *reinterpret_cast<AmxFewScratch *>(piece.scratch);
-  Scoring how = scoring(call);
-  load_amx_few(piece, f);
-  for (int64_t k0 = piece.key0; k0 < piece.key1; k0 += FEW_KEYS) {
-    AmxFewBlock b;
-    b.k0 = k0, b.count = static_cast<int>(least(FEW_KEYS, piece.key1 - k0)), b.groups = (b.count + GROUP - 1) / GROUP;
-    b.ahead = static_cast<int>(clamp(piece.key1 - k0 - AHEAD, 0, FEW_KEYS));
-    tokens_at(*piece.keys, k0, b.count, f.ks, f.vs);
-    tokens_at(*piece.keys, k0 + AHEAD, b.ahead, f.next_k, f.next_v);
-    score_groups(piece, f, b);
-    weigh_groups(piece, how, f, b);
-    bool differ = k0 < f.most_lo || k0 + b.count > f.least_hi;
-    if (differ && !finite_values(f.vs, b.count, call.V)) {
-      gather_seen_groups(piece, f, b);
-    } else {
-      gather_groups(piece, f, b);
-    }
-  }
+static void finish_amx_few(const Piece &piece, const AmxFewHead &head, float *row) {
   const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-  for (int r = 0; r < f.rows; r++) {
-    for (int64_t c = 0; c < call.V / CHUNK; c++) {
-      vec even = load(f.o + c * TILE + r * 16), odd = load(f.o + c * TILE + 256 + r * 16);
-      store(f.row + c * CHUNK, _mm512_permutex2var_ps(even, low, odd));
-      store(f.row + c * CHUNK + 16, _mm512_permutex2var_ps(even, high, odd));
+  for (int r = 0; r < head.rows; r++) {
+    for (int64_t c = 0; c < piece.call->V / CHUNK; c++) {
+      vec even = load(head.o + c * TILE + r * 16), odd = load(head.o + c * TILE + 256 + r * 16);
+      store(row + c * CHUNK, _mm512_permutex2var_ps(even, low, odd));
+      store(row + c * CHUNK + 16, _mm512_permutex2var_ps(even, high, odd));
     }
-    finish_row(piece, r, f.m[r], f.l[r], f.row);
+    finish_row(piece, r, head.m[r], head.l[r], row);
   }
+}
+
+static void attend_amx_few(const Piece *pieces, int heads) {
+  const strobe_attention &call = *pieces[0].call;
+  if (!on_tiles(call, pieces[0].row_count)) return attend_few(pieces, heads);
+  TileScope tiles;
+  AmxFewScratch &f = *reinterpret_cast<AmxFewScratch *>(pieces[0].scratch);
+  Scoring how = scoring(call);
+  for (int h = 0; h < heads; h++) load_amx_few(pieces[h], f.heads[h]);
+  for (int64_t k0 = pieces[0].key0; k0 < pieces[0].key1; k0 += FEW_KEYS) {
+    for (int h = 0; h < heads; h++) {
+      const Piece &piece = pieces[h];
+      AmxFewHead &head = f.heads[h];
+      AmxFewBlock b;
+      b.k0 = k0, b.count = static_cast<int>(least(FEW_KEYS, piece.key1 - k0)), b.groups = (b.count + GROUP - 1) / GROUP;
+      b.ahead = rows_ahead(pieces, heads, h, k0, heads == 1 ? AHEAD : FEW_KEYS, f.next_k, f.next_v);
+      tokens_at(*piece.keys, k0, b.count, f.ks, f.vs);
+      score_groups(piece, f, head, b);
+      weigh_groups(piece, how, f, head, b);
+      bool differ = k0 < head.most_lo || k0 + b.count > head.least_hi;
+      if (differ && !finite_values(f.vs, b.count, call.V)) {
+        gather_seen_groups(piece, f, head, b);
+      } else {
+        gather_groups(piece, f, head, b);
+      }
+    }
+  }
+  for (int h = 0; h < heads; h++) finish_amx_few(pieces[h], f.heads[h], f.row);
 }
 
 }  // namespace STROBE_ISA
