@@ -11,15 +11,15 @@ import torch
 from transformers import masking_utils
 
 from strobe import Causal, Unsupported, Window
-from strobe.models.attend import attend, mask_of, terms_of
+from strobe.models.attend import _attend, _mask_of, terms_of
 
 from .families import build
 
 
 def test_masks_are_values() -> None:
-    assert mask_of(mask_function=masking_utils.causal_mask_function, batch_size=1) == Causal()
+    assert _mask_of(mask_function=masking_utils.causal_mask_function, batch_size=1) == Causal()
     window = masking_utils.sliding_window_causal_mask_function(6)
-    assert mask_of(mask_function=window, local_size=6) == Causal() & Window(before=5)
+    assert _mask_of(mask_function=window, local_size=6) == Causal() & Window(before=5)
 
 
 @pytest.mark.parametrize(
@@ -33,12 +33,12 @@ def test_masks_are_values() -> None:
 )
 def test_other_masks_are_refused(function: object) -> None:
     with pytest.raises(Unsupported, match="masks are causal"):
-        mask_of(mask_function=function, local_size=4)
+        _mask_of(mask_function=function, local_size=4)
 
 
 def test_padding_is_refused() -> None:
     with pytest.raises(Unsupported, match="without padding"):
-        mask_of(mask_function=masking_utils.causal_mask_function, attention_mask=torch.ones(1, 3))
+        _mask_of(mask_function=masking_utils.causal_mask_function, attention_mask=torch.ones(1, 3))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_an_array_for_a_mask_is_refused() -> None:
 def test_a_layer_that_looks_both_ways_is_refused() -> None:
     x = torch.zeros(1, 1, 1, 8)
     with pytest.raises(Unsupported, match="both ways"):
-        attend(SimpleNamespace(is_causal=False, layer_idx=0), x, x, x, Causal(), strobe_step=object())
+        _attend(SimpleNamespace(is_causal=False, layer_idx=0), x, x, x, Causal(), strobe_step=object())
 
 
 def test_without_a_step_it_says_what_to_do() -> None:

@@ -149,10 +149,16 @@ def test_a_damaged_tokenizer(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "config"),
     [
-        (hf.BertForMaskedLM, hf.BertConfig(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)),
+        (
+            hf.BertForMaskedLM,
+            hf.BertConfig(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4),
+        ),
         (hf.BertModel, hf.BertConfig(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)),
         (hf.T5ForConditionalGeneration, hf.T5Config(vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4)),
-        (hf.ViTModel, hf.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, image_size=16, patch_size=8)),
+        (
+            hf.ViTModel,
+            hf.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, image_size=16, patch_size=8),
+        ),
     ],
 )
 def test_an_encoder(kind: type, config: object, tmp_path: Path) -> None:

@@ -22,9 +22,7 @@ class Widths:
 class Storage:
     """Keys `[P, Z, G, D]` and values `[P, Z, G, V]` of each layer; layers may differ in G, D and V."""
 
-    def __init__(
-        self, layers: Sequence[Widths], pages: int, size: int, *, dtype: torch.dtype, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, layers: Sequence[Widths], pages: int, size: int, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
         if not dtype.is_floating_point:
             raise Invalid(f"the cache holds floating-point numbers; got {dtype}")
         self.layers = tuple(layers)

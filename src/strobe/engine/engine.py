@@ -97,9 +97,7 @@ class Engine:
         found.preemptions = scheduler.preemptions
         return found
 
-    def submit(
-        self, prompt: str | Row[int], sampling: Sampling = GREEDY, *, progress: Callable[[int, int], None] | None = None
-    ) -> int:
+    def submit(self, prompt: str | Row[int], sampling: Sampling = GREEDY, *, progress: Callable[[int, int], None] | None = None) -> int:
         """Queues a request; `step` or `stream` computes it.
 
         Args:
@@ -182,9 +180,7 @@ class Engine:
         if not ends:
             return []
         own = [self._requests[work.sequence.id] for work in ends]
-        tokens = sampler.choose(
-            logits, [r.sampling for r in own], [r.generator for r in own], [r.sequence.tokens for r in own]
-        )
+        tokens = sampler.choose(logits, [r.sampling for r in own], [r.generator for r in own], [r.sequence.tokens for r in own])
         return list(zip(ends, tokens, strict=True))
 
     def _count(self, work: Work) -> None:

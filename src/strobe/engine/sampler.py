@@ -18,9 +18,7 @@ def choose(
     if all(plain):
         return logits.argmax(-1).tolist()
     best = logits.argmax(-1).tolist() if any(plain) else [0] * len(plain)
-    return [
-        best[i] if plain[i] else one(logits[i], samplings[i], generators[i], before[i]) for i in range(len(plain))
-    ]
+    return [best[i] if plain[i] else one(logits[i], samplings[i], generators[i], before[i]) for i in range(len(plain))]
 
 
 def one(logits: Tensor, sampling: Sampling, generator: torch.Generator | None, before: Sequence[int]) -> int:
@@ -43,6 +41,7 @@ def one(logits: Tensor, sampling: Sampling, generator: torch.Generator | None, b
     if sampling.min_p > 0:
         chances = chances[: max(1, int((chances >= sampling.min_p * chances[0]).sum()))]
     # one uniform number decides, so the draws of a request do not depend on how many tokens were kept
-    mark = torch.rand((), generator=generator, dtype=torch.float64).item() * float(chances.double().sum())
-    at = int(torch.searchsorted(chances.double().cumsum(-1), torch.tensor([mark], device=chances.device, dtype=torch.float64), right=True)[0])
+    steps = chances.double().cumsum(-1)
+    mark = torch.rand(1, generator=generator, dtype=torch.float64, device=steps.device) * steps[-1]
+    at = int(torch.searchsorted(steps, mark, right=True))
     return int(tokens[min(at, chances.shape[0] - 1)])

@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
-from torch.nn import Module
 
 from strobe import Causal, Mask, Sink, SoftCap, Unsupported, Window
 
@@ -76,7 +75,7 @@ def _windowed(width: int) -> Mask:
     return CAUSAL & Window(before=width - 1)
 
 
-def mask_of(*, mask_function: Any, local_size: int | None = None, attention_mask: Tensor | None = None, **sizes: Any) -> Mask:
+def _mask_of(*, mask_function: Any, local_size: int | None = None, attention_mask: Tensor | None = None, **sizes: Any) -> Mask:
     """The mask value that transformers' description of a mask is. `sizes` (lengths, offsets, dtype, device) say how
     an array would have to be built, and none is.
 
@@ -118,8 +117,8 @@ def terms_of(mask: Any, scaling: float | None, rest: dict[str, Any]) -> Terms:
     return Terms(mask, scaling, None if softcap is None else SoftCap(softcap), None if sink is None else Sink(sink))
 
 
-def attend(
-    module: Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *,
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *,
     strobe_step: Step | None = None, scaling: float | None = None, **rest: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """A layer's attention, in transformers' terms: `[1, H, N, D]` queries, `[1, G, N, ·]` new keys and values.
@@ -133,7 +132,7 @@ def attend(
     if strobe_step is None:
         raise Unsupported(
             "attn_implementation='strobe' is the engine's and needs its step: generate with strobe.engine, or load the "
-            "model with another attn_implementation"
+            "model with another attn_implementation. (In the engine: this family keeps its calls' keywords from its attention)"
         )
     if getattr(module, "is_causal", True) is False:
         raise Unsupported("this layer looks both ways; the engine generates with causal layers only")
@@ -147,5 +146,5 @@ def register() -> None:
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, mask_of)
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, _mask_of)

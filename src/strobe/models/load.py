@@ -42,9 +42,10 @@ def load(folder: str | Path, *, dtype: str = "auto", device: str = "cpu") -> tup
         raise Invalid(f"the tokenizer in {where} cannot be read: {wrong}") from wrong
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             where, config=config, dtype=kind, local_files_only=True, output_loading_info=True
         )
+        model, found = loaded
     except RuntimeError as wrong:  # transformers' word for weights of another shape
         raise Invalid(f"the weights in {where} do not fit its config.json: {wrong}") from wrong
     if found["missing_keys"]:

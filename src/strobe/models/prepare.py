@@ -97,9 +97,7 @@ def prepare(model: Any) -> Prepared:
     before = model.config._attn_implementation
     undo.append(lambda: model.set_attn_implementation(before))
     config = model.config.get_text_config()
-    found = Prepared(
-        model, (), _context(config), config.vocab_size, _stop_tokens(model), "logits_to_keep" in accepted, undo
-    )
+    found = Prepared(model, (), _context(config), config.vocab_size, _stop_tokens(model), "logits_to_keep" in accepted, undo)
     try:
         try:
             model.set_attn_implementation(NAME)
