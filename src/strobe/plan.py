@@ -5,7 +5,7 @@ A plan can be made for a machine that is not there, printed, compared, kept, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from strobe.answers import Offer, Question, Refusal
@@ -28,12 +28,6 @@ class Plan:
     def file(self) -> str:
         """The file that runs, below the package's folder."""
         return f"backends/{self.room}/{self.offer.kernel}.py"
-
-    def with_splits(self, splits: int) -> Plan:
-        """The same plan with the keys cut into `splits` parts."""
-        if splits < 1:
-            raise Invalid(f"splits is how many parts the keys are cut into, 1 or more; got {splits}")
-        return replace(self, offer=replace(self.offer, splits=splits, why=f"{splits} split(s) asked for"))
 
     def __str__(self) -> str:
         offer = self.offer

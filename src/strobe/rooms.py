@@ -12,7 +12,7 @@ from types import ModuleType
 
 ROOMS = (
     "cpu",  # compiled C++: AMX, AVX-512, AVX2, NEON
-    "sdpa",  # torch's own kernel, where the compiled library is missing
+    "sdpa",  # torch's own kernel, where the compiled library is missing or refuses
     "reference",  # float64, the definition
 )
 

@@ -186,7 +186,7 @@ def _attention(*flat: Any) -> tuple[Tensor, Tensor]:
 
 def _backward_plan(call: Call) -> Plan:
     problem = replace(check(_described(call)), verb="backward")
-    return plan(problem, machine(problem.device), _room.get() if _room.get() == "reference" else None)
+    return plan(problem, machine(problem.device), _room.get())
 
 
 def _attention_backward(d_out: Tensor, d_lse: Tensor | None, *flat: Any) -> tuple[Tensor, ...]:

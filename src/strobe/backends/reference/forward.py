@@ -67,9 +67,13 @@ def weigh(weights: Tensor, rows: Tensor, seen: Tensor) -> Tensor:
     return result
 
 
-def define(padded: Padded, call: Call, problem: Problem) -> tuple[Tensor, Tensor]:
-    """(out `[B, T, H, V]`, lse `[B, T, H]`), float64 and differentiable."""
+def define(padded: Padded, call: Call, problem: Problem, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    """(out `[B, T, H, V]`, lse `[B, T, H]`) over the keys of `part`, float64 and differentiable."""
     seen = padded.seen(call)
+    if part != slice(None):
+        within = torch.zeros(seen.shape[-1], dtype=torch.bool, device=seen.device)
+        within[part] = True
+        seen = seen & within
     s = torch.where(seen, scores(padded, call, problem), 0.0)
     top = torch.where(seen, s, -torch.inf).detach()
     top = top.amax(-1) if top.shape[-1] else top.sum(-1) - torch.inf  # [B, H, T]

@@ -16,8 +16,6 @@ def offer(problem: Question, machine: Machine) -> Offer | Refusal:
     call = problem.call
     if machine.device != "cpu":
         no.append(f"runs on a CPU; this is {machine.device}")
-    if machine.compiled:
-        no.append("the compiled CPU library is here and does better")
     if problem.dtype == "float64":
         no.append("float64 is the reference room's")
     if causal_window(call.mask) is None:
@@ -29,8 +27,7 @@ def offer(problem: Question, machine: Machine) -> Offer | Refusal:
         no.append(f"V has to be D; got D={problem.D}, V={problem.V}")
     if no:
         return Refusal(tuple(no))
-    return Offer(
-        "forward",
-        "torch's kernel, the queries of a group packed into one head; the compiled library would take about "
-        "0.6 × its time in prefill and 0.3 × in decode (docs/rooms/sdpa.md)",
-    )
+    why = "torch's kernel, the queries of a group packed into one head"
+    if not machine.compiled:
+        why += "; the compiled library would take about 0.6 × its time in prefill and 0.3 × in decode (docs/rooms/sdpa.md)"
+    return Offer("forward", why)
