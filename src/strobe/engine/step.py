@@ -31,21 +31,26 @@ class Part:
     most: int  # tokens of the sequence that has most
     plans: dict[tuple[object, ...], Plan] = field(default_factory=dict)
 
-    def laid(self, x: Tensor) -> Tensor | Packed:
-        """Tokens `[n, heads, width]` of this part as the verbs take them."""
-        return x.unsqueeze(1) if self.offsets is None else Packed(x, self.offsets, self.most)
+    def laid(self, x: Tensor) -> Tensor:
+        """Tokens `[1, heads, n, width]` as they are taken: `[B, 1, heads, width]`, or `[n, heads, width]` to be packed."""
+        return x.permute(2, 0, 1, 3) if self.offsets is None else x[0].transpose(0, 1)
+
+    def packed(self, x: Tensor) -> Tensor | Packed:
+        """Laid tokens with their offsets, if they have any."""
+        return x if self.offsets is None else Packed(x, self.offsets, self.most)
 
     def attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Terms) -> Tensor:
-        """Writes the new keys and values of these sequences, then attends to all of theirs."""
+        """Writes the new keys and values of these sequences, then attends to all of theirs: `[1, n, H, V]`."""
         pages = Paged(keys, values, self.table, self.lengths, self.longest)
-        append(pages, self.laid(k), v.unsqueeze(1) if self.offsets is None else v)
+        append(pages, self.packed(self.laid(k)), self.laid(v))
         mask, scale, cap, sink = terms
-        queries = self.laid(q)
+        queries = self.packed(self.laid(q))
         kind = (mask, scale, cap, sink is None, q.shape, keys.shape, values.shape)
         plan = self.plans.get(kind)
         if plan is None:
             plan = self.plans[kind] = explain(queries, pages, mask=mask, scale=scale, cap=cap, sink=sink)
-        return run(plan, queries, pages, sink=sink).out.view(q.shape[0], q.shape[1], -1)
+        out = run(plan, queries, pages, sink=sink).out
+        return out.transpose(0, 1) if self.offsets is None else out[None]
 
 
 @dataclass
@@ -63,7 +68,8 @@ class Step:
         keys, values = self.storage.keys[layer], self.storage.values[layer]
         if len(self.parts) == 1:
             return self.parts[0].attend(keys, values, q, k, v, terms)
-        return torch.cat([part.attend(keys, values, q[part.rows], k[part.rows], v[part.rows], terms) for part in self.parts])
+        found = [part.attend(keys, values, *(x[:, :, part.rows] for x in (q, k, v)), terms) for part in self.parts]
+        return torch.cat(found, 1)
 
 
 def build(works: Sequence[Work], storage: Storage) -> Step:

@@ -40,7 +40,7 @@ class Step(Protocol):
     """One batch on its way through the layers: whoever has the cache implements it (`engine/step.py`)."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, terms: Terms) -> Tensor:
-        """Keeps the new `[N, G, D]` keys and `[N, G, V]` values; the `[N, H, V]` attention of `[N, H, D]` queries."""
+        """Keeps the new keys `[1, G, N, D]` and values `[1, G, N, V]`; the attention `[1, N, H, V]` of queries `[1, H, N, D]`."""
         ...
 
 
@@ -136,9 +136,7 @@ def _attend(
         )
     if getattr(module, "is_causal", True) is False:
         raise Unsupported("this layer looks both ways; the engine generates with causal layers only")
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    out = strobe_step.attend(module.layer_idx, q, k, v, terms_of(attention_mask, scaling, rest))
-    return out[None], None
+    return strobe_step.attend(module.layer_idx, query, key, value, terms_of(attention_mask, scaling, rest)), None
 
 
 def register() -> None:

@@ -35,8 +35,8 @@ class Probe:
         """Zeros of the right shape."""
         if layer in self.layers:
             raise Unsupported(f"layer {layer} attends twice in one pass; the cache has one place for its keys")
-        self.layers[layer] = Layer(q.shape[1], k.shape[1], k.shape[2], v.shape[2], terms)
-        return q.new_zeros(q.shape[0], q.shape[1], v.shape[2])
+        self.layers[layer] = Layer(q.shape[1], k.shape[1], k.shape[3], v.shape[3], terms)
+        return q.new_zeros(1, q.shape[2], q.shape[1], v.shape[3])
 
 
 @dataclass
