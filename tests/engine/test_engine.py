@@ -225,7 +225,7 @@ def test_generate_queues_all_or_none() -> None:
 
 
 def test_numbers_of_an_engine_that_make_no_sense() -> None:
-    for wrong in ({"pages": 0}, {"page_size": 0}, {"budget": -1}, {"running": 0}, {"pages": 1.5}):
+    for wrong in ({"pages": 0}, {"page_size": 0}, {"budget": -1}, {"running": 0}, {"pages": 1.5}, {"budget": 31}):
         with pytest.raises(Invalid, match=next(iter(wrong))):
             Engine(model(), words(), **wrong)  # type: ignore[arg-type]
 

@@ -50,7 +50,7 @@ class Engine:
         tokenizer: its tokenizer.
         pages: how many pages the cache has; by default as many as four full contexts take, within 1 GiB.
         page_size: tokens a page.
-        budget: tokens computed a step; longer prompts are computed in pieces of it.
+        budget: tokens computed a step, at least `running`; longer prompts are computed in pieces of it.
         running: requests that generate at once.
 
     Raises:
@@ -76,7 +76,7 @@ class Engine:
             one = Storage.page_bytes(widths, page_size, self.model.dtype)
             pages = max(1, min(4 * math.ceil(self.model.context / page_size), CACHE_BYTES // one))
         book = Pages(pages)
-        self._scheduler = Scheduler(book, Prefix(book, page_size), max(budget, running), running)
+        self._scheduler = Scheduler(book, Prefix(book, page_size), budget, running)
         self._storage = Storage(widths, pages, page_size, dtype=self.model.dtype, device=self.model.device)
         self._requests: dict[int, _Running] = {}
         self._next = 0
