@@ -173,15 +173,15 @@ template <class T>
 static void load_few(const Piece &piece, FewHead &head) {
   const strobe_attention &call = *piece.call;
   head.rows = piece.row_count, head.same = true;
-  for (int r = 0; r < head.rows; r++) {
-    int64_t row = piece.row0 + r;
-    visible(call, *piece.rows, piece.keys->count, row, &head.lo[r], &head.hi[r]);
+  RowAt at = row_at(*piece.rows, piece.row0);
+  for (int r = 0; r < head.rows; r++, at = next_row(*piece.rows, at)) {
+    visible(call, *piece.rows, piece.keys->count, at.t, &head.lo[r], &head.hi[r]);
     head.lo[r] = clamp(head.lo[r], piece.key0, piece.key1), head.hi[r] = clamp(head.hi[r], piece.key0, piece.key1);
     head.same = head.same && head.lo[r] == head.lo[0] && head.hi[r] == head.hi[0];
     head.m[r] = MINUS_INFINITY, head.l[r] = 0;
-    head.position[r] = static_cast<float>(piece.rows->first + row / piece.rows->group);
-    head.slope[r] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + row % piece.rows->group] * LOG2_E : 0;
-    write_row(head.q + r * MAX_WIDTH, reinterpret_cast<const T *>(query_at(*piece.rows, row)), call.D, 1.0f);
+    head.position[r] = static_cast<float>(piece.rows->first + at.t);
+    head.slope[r] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + at.h] * LOG2_E : 0;
+    write_row(head.q + r * MAX_WIDTH, reinterpret_cast<const T *>(query_at(*piece.rows, at)), call.D, 1.0f);
     memset(head.o + r * MAX_WIDTH, 0, static_cast<size_t>(call.V) * sizeof(float));
   }
 }
@@ -229,8 +229,12 @@ static void attend_few(const Piece *pieces, int heads) {
       few_block<T>(pieces[h], how, f, f.heads[h], b);
     }
   }
-  for (int h = 0; h < heads; h++)
-    for (int r = 0; r < f.heads[h].rows; r++) finish_row(pieces[h], r, f.heads[h].m[r], f.heads[h].l[r], f.heads[h].o + r * MAX_WIDTH);
+  for (int h = 0; h < heads; h++) {
+    const FewHead &head = f.heads[h];
+    RowAt at = row_at(*pieces[h].rows, pieces[h].row0);
+    for (int r = 0; r < head.rows; r++, at = next_row(*pieces[h].rows, at))
+      finish_row(pieces[h], r, at, head.m[r], head.l[r], head.o + r * MAX_WIDTH);
+  }
 }
 
 static void attend_few(const Piece *pieces, int heads) {

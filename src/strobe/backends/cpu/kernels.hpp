@@ -80,9 +80,16 @@ static inline int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < l
 static inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 static inline int64_t dtype_bytes(int dtype) { return dtype == STROBE_F32 ? 4 : 2; }
 
-// The keys [lo, hi) that a row may see. Causal, window, lengths: every mask of this room is such an interval.
-static inline void visible(const strobe_attention &call, const Rows &rows, int64_t keys, int64_t row, int64_t *lo, int64_t *hi) {
-  int64_t position = rows.first + row / rows.group;
+// A row's query and its head within the group; walked along, because divisions would be a tenth of a short tile's time.
+struct RowAt {
+  int64_t t, h;
+};
+static inline RowAt row_at(const Rows &rows, int64_t row) { return {row / rows.group, row % rows.group}; }
+static inline RowAt next_row(const Rows &rows, RowAt at) { return at.h + 1 < rows.group ? RowAt{at.t, at.h + 1} : RowAt{at.t + 1, 0}; }
+
+// The keys [lo, hi) that a query may see. Causal, window, lengths: every mask of this room is such an interval.
+static inline void visible(const strobe_attention &call, const Rows &rows, int64_t keys, int64_t t, int64_t *lo, int64_t *hi) {
+  int64_t position = rows.first + t;
   *lo = clamp(position - call.before, 0, keys);
   *hi = most(*lo, clamp(position + call.after + 1, 0, keys));
 }
@@ -109,8 +116,6 @@ static inline void tokens_at(const Keys &keys, int64_t s, int n, const char **k,
   }
 }
 
-static inline const char *query_at(const Rows &rows, int64_t row) {
-  return rows.q + row / rows.group * rows.q_token + row % rows.group * rows.q_head;
-}
+static inline const char *query_at(const Rows &rows, RowAt at) { return rows.q + at.t * rows.q_token + at.h * rows.q_head; }
 
 }  // namespace strobe

@@ -172,8 +172,8 @@ class Run {
         tile.pair = i, tile.row0 = t * step, tile.rows = least(step, pair.rows.count - t * step);
         tile.heads = least(heads, call_.G - i % call_.G);
         int64_t ignored, last = tile.row0 + tile.rows - 1;
-        visible(call_, pair.rows, pair.keys.count, tile.row0, &tile.key0, &ignored);
-        visible(call_, pair.rows, pair.keys.count, last, &ignored, &tile.key1);
+        visible(call_, pair.rows, pair.keys.count, row_at(pair.rows, tile.row0).t, &tile.key0, &ignored);
+        visible(call_, pair.rows, pair.keys.count, row_at(pair.rows, last).t, &ignored, &tile.key1);
         tile.key1 = most(tile.key0, tile.key1);
         int64_t block0 = tile.key0 / kernel_.block_keys;
         tile.blocks = most(1, (tile.key1 + kernel_.block_keys - 1) / kernel_.block_keys - block0);

@@ -85,9 +85,9 @@ static inline void write_row(void *to, int dtype, const float *o, int64_t width,
   if (dtype == STROBE_F16) write_row(static_cast<f16 *>(to), o, width, by);
 }
 
-// Row i of a piece is done: its greatest score m (powers of two), its sum l and its values o, to the partial or to the
+// Row i of a piece, at `at`, is done: its greatest score m (powers of two), its sum l and its values o, to the partial or to the
 // output, where the sink joins the denominator. A row without keys has l = 0: out 0, lse -inf.
-static void finish_row(const Piece &piece, int i, float m, float l, const float *o) {
+static void finish_row(const Piece &piece, int i, RowAt at, float m, float l, const float *o) {
   const strobe_attention &call = *piece.call;
   if (piece.partial) {
     float *ms = piece.partial, *ls = ms + piece.row_count, *os = ls + piece.row_count + i * call.V;
@@ -96,22 +96,21 @@ static void finish_row(const Piece &piece, int i, float m, float l, const float 
     return;
   }
   const Rows &rows = *piece.rows;
-  int64_t row = piece.row0 + i, t = row / rows.group, h = row % rows.group;
   float by = 1;
   if (call.sink) {
-    float sink = call.sink[rows.head + h] * LOG2_E, top = m > sink ? m : sink;
+    float sink = call.sink[rows.head + at.h] * LOG2_E, top = m > sink ? m : sink;
     by = m == MINUS_INFINITY ? 0 : exp2f(m - top);
     l = l * by + (sink == MINUS_INFINITY ? 0 : exp2f(sink - top));
     m = top;
   }
   if (l == 0) {
-    memset(rows.out + t * rows.out_token + h * rows.out_head, 0, static_cast<size_t>(call.V * dtype_bytes(call.dtype)));
+    memset(rows.out + at.t * rows.out_token + at.h * rows.out_head, 0, static_cast<size_t>(call.V * dtype_bytes(call.dtype)));
   } else {
-    write_row(rows.out + t * rows.out_token + h * rows.out_head, call.dtype, o, call.V, by / l);
+    write_row(rows.out + at.t * rows.out_token + at.h * rows.out_head, call.dtype, o, call.V, by / l);
   }
   if (rows.lse) {
     float lse = l == 0 ? MINUS_INFINITY : (m + log2f(l)) * LN_2;
-    memcpy(rows.lse + t * rows.lse_token + h * rows.lse_head, &lse, sizeof lse);
+    memcpy(rows.lse + at.t * rows.lse_token + at.h * rows.lse_head, &lse, sizeof lse);
   }
 }
 
@@ -119,7 +118,8 @@ static void finish_row(const Piece &piece, int i, float m, float l, const float 
 static void merge_partials(const Piece &piece, const float *const *partials, int count) {
   int64_t V = piece.call->V;
   alignas(64) float o[MAX_WIDTH];
-  for (int i = 0; i < piece.row_count; i++) {
+  RowAt at = row_at(*piece.rows, piece.row0);
+  for (int i = 0; i < piece.row_count; i++, at = next_row(*piece.rows, at)) {
     float m = MINUS_INFINITY, l = 0;
     for (int p = 0; p < count; p++) m = partials[p][i] > m || partials[p][i] != partials[p][i] ? partials[p][i] : m;
     memset(o, 0, static_cast<size_t>(V) * sizeof(float));
@@ -130,7 +130,7 @@ static void merge_partials(const Piece &piece, const float *const *partials, int
       l += ls[i] * by;
       for (int64_t c = 0; c < V; c++) o[c] += os[c] * by;
     }
-    finish_row(piece, i, m, l, o);
+    finish_row(piece, i, at, m, l, o);
   }
 }
 

@@ -70,17 +70,18 @@ static void load_sub(const Piece &piece, int64_t row0, int rows, float *wide, Su
   int pitch = sub.vectors * W;
   sub.least_lo = sub.least_hi = INT32_MAX;
   sub.most_lo = sub.most_hi = 0;
-  for (int i = 0; i < pitch; i++) {
-    int64_t row = row0 + least(i, rows - 1), lo, hi;
-    visible(call, *piece.rows, piece.keys->count, row, &lo, &hi);
+  RowAt at = row_at(*piece.rows, row0);
+  for (int i = 0; i < pitch; i++, at = i < rows ? next_row(*piece.rows, at) : at) {
+    int64_t lo, hi;
+    visible(call, *piece.rows, piece.keys->count, at.t, &lo, &hi);
     lo = clamp(lo, piece.key0, piece.key1), hi = clamp(hi, piece.key0, piece.key1);
     sub.lo[i] = static_cast<int32_t>(lo), sub.hi[i] = static_cast<int32_t>(hi);
     sub.least_lo = least(sub.least_lo, lo), sub.most_lo = most(sub.most_lo, lo);
     sub.least_hi = least(sub.least_hi, hi), sub.most_hi = most(sub.most_hi, hi);
     sub.m[i] = MINUS_INFINITY, sub.l[i] = 0;
-    sub.position[i] = static_cast<float>(piece.rows->first + row / piece.rows->group);
-    sub.slope[i] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + row % piece.rows->group] * LOG2_E : 0;
-    const char *p = query_at(*piece.rows, row);
+    sub.position[i] = static_cast<float>(piece.rows->first + at.t);
+    sub.slope[i] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + at.h] * LOG2_E : 0;
+    const char *p = query_at(*piece.rows, at);
     if (i % W == 0 && i) wide -= call.D * W;
     widen_rows(&p, call.dtype, 1, call.D, wide);
     wide += call.D;
@@ -250,6 +251,7 @@ static void attend_sub(const Piece &piece, const Scoring &how, Sub &sub, KeyBloc
 static void finish_sub(const Piece &piece, int first_row, const Sub &sub, const float *o, float *row) {
   int64_t V = piece.call->V;
   int pitch = sub.vectors * W;
+  RowAt at = row_at(*piece.rows, piece.row0 + first_row);
   for (int i = 0; i < sub.rows; i += W) {
     for (int64_t d = 0; d < V; d += W) {
       vec r[W];
@@ -257,7 +259,8 @@ static void finish_sub(const Piece &piece, int first_row, const Sub &sub, const 
       transpose(r);
       for (int j = 0; j < W; j++) store(row + j * MAX_WIDTH + d, r[j]);
     }
-    for (int j = 0; j < W && i + j < sub.rows; j++) finish_row(piece, first_row + i + j, sub.m[i + j], sub.l[i + j], row + j * MAX_WIDTH);
+    for (int j = 0; j < W && i + j < sub.rows; j++, at = next_row(*piece.rows, at))
+      finish_row(piece, first_row + i + j, at, sub.m[i + j], sub.l[i + j], row + j * MAX_WIDTH);
   }
 }
 

@@ -19,6 +19,7 @@ struct AmxSub {
   alignas(64) int32_t lo[SUB_LANES], hi[SUB_LANES];
   int64_t least_lo, most_lo, least_hi, most_hi;
   int rows;
+  bool fresh;  // nothing was gathered yet, and its part of `o` not written
 };
 struct AmxScratch {
   AmxSub subs[AMX_SUBS];
@@ -54,21 +55,22 @@ static AmxArrays amx_arrays(const Piece &piece) {
 template <int TERMS>
 static void load_amx_sub(const Piece &piece, int64_t row0, int rows, AmxSub &sub, bf16 *q, int64_t q_term) {
   const strobe_attention &call = *piece.call;
-  const char *at[SUB_LANES];
-  sub.rows = rows;
+  const char *from[SUB_LANES];
+  RowAt at = row_at(*piece.rows, row0);
+  sub.rows = rows, sub.fresh = true;
   sub.least_lo = sub.least_hi = INT32_MAX;
   sub.most_lo = sub.most_hi = 0;
-  for (int i = 0; i < SUB_LANES; i++) {
-    int64_t row = row0 + least(i, rows - 1), lo, hi;  // lanes past the last row repeat it and are never written out
-    visible(call, *piece.rows, piece.keys->count, row, &lo, &hi);
+  for (int i = 0; i < SUB_LANES; i++, at = i < rows ? next_row(*piece.rows, at) : at) {
+    int64_t lo, hi;  // lanes past the last row repeat it and are never written out
+    visible(call, *piece.rows, piece.keys->count, at.t, &lo, &hi);
     lo = clamp(lo, piece.key0, piece.key1), hi = clamp(hi, piece.key0, piece.key1);
     sub.lo[i] = static_cast<int32_t>(lo), sub.hi[i] = static_cast<int32_t>(hi);
     sub.least_lo = least(sub.least_lo, lo), sub.most_lo = most(sub.most_lo, lo);
     sub.least_hi = least(sub.least_hi, hi), sub.most_hi = most(sub.most_hi, hi);
     sub.m[i] = MINUS_INFINITY, sub.l[i] = 0;
-    sub.position[i] = static_cast<float>(piece.rows->first + row / piece.rows->group);
-    sub.slope[i] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + row % piece.rows->group] * LOG2_E : 0;
-    at[i] = query_at(*piece.rows, row);
+    sub.position[i] = static_cast<float>(piece.rows->first + at.t);
+    sub.slope[i] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + at.h] * LOG2_E : 0;
+    from[i] = query_at(*piece.rows, at);
   }
   int64_t bytes = TERMS == 3 ? 4 : 2;
   for (int64_t c = 0; c * CHUNK < call.D; c++) {
@@ -76,7 +78,7 @@ static void load_amx_sub(const Piece &piece, int64_t row0, int rows, AmxSub &sub
       __m512i pairs[TERMS][16];
       for (int i = 0; i < 16; i++) {
         __m512i terms[TERMS];
-        load_terms<TERMS>(at[16 * half + i] + c * CHUNK * bytes, call.D - c * CHUNK, terms);
+        load_terms<TERMS>(from[16 * half + i] + c * CHUNK * bytes, call.D - c * CHUNK, terms);
         for (int t = 0; t < TERMS; t++) pairs[t][i] = terms[t];
       }
       for (int t = 0; t < TERMS; t++) {
@@ -153,7 +155,7 @@ static inline Bases prepare(const Scoring &how, AmxSub &sub, float *s, int64_t k
     vec by = exp2_exact(minus(old[x], bases.m[x]));
     store(sub.m + 16 * x, now[x]);
     store(sub.l + 16 * x, mul(load(sub.l + 16 * x), by));
-    for (int64_t t = 0; t < tiles; t++) {
+    for (int64_t t = 0; t < (sub.fresh ? 0 : tiles); t++) {
       float *p = o + t * TILE + x * 256;
       for (int r = 0; r < 16; r++) store(p + 16 * r, mul(load(p + 16 * r), by));
     }
@@ -217,11 +219,11 @@ static inline __attribute__((always_inline)) void score_chunk(const bf16 *k, int
 
 // Oᵀ += Vᵀ·P over the chunks [c0, c1). With several terms the sum of a block is made apart, small products first.
 template <int TERMS>
-static void gather_tiles(const BlockShape &shape, const bf16 *v, const bf16 *p, int c0, int c1, float *o, float *sums) {
+static void gather_tiles(const BlockShape &shape, const bf16 *v, const bf16 *p, int c0, int c1, bool fresh, float *o, float *sums) {
   using P = Products<TERMS>;
   for (int64_t t = 0; t < shape.v_tiles; t += 2) {
     float *to = o + t * TILE;
-    if constexpr (TERMS == 1) {
+    if (TERMS == 1 && !fresh) {
       _tile_loadd(0, to, 64);
       _tile_loadd(1, to + 256, 64);
       _tile_loadd(2, to + 512, 64);
@@ -245,12 +247,12 @@ static void gather_tiles(const BlockShape &shape, const bf16 *v, const bf16 *p, 
         _tile_dpbf16ps(3, 5, 7);
       }
     }
-    float *into = TERMS == 1 ? to : sums;
+    float *into = TERMS == 1 || fresh ? to : sums;
     _tile_stored(0, into, 64);
     _tile_stored(1, into + 256, 64);
     _tile_stored(2, into + 512, 64);
     _tile_stored(3, into + 768, 64);
-    if constexpr (TERMS > 1)
+    if (TERMS > 1 && !fresh)
       for (int i = 0; i < 4 * 256; i += 16) store(to + i, add(load(to + i), load(sums + i)));
   }
 }
@@ -277,6 +279,7 @@ static void gather_seen(const BlockShape &shape, const AmxSub &sub, const bf16 *
 
 static void finish_amx_sub(const Piece &piece, int first_row, const AmxSub &sub, const float *o, float *row) {
   int64_t V = piece.call->V;
+  RowAt at = row_at(*piece.rows, piece.row0 + first_row);
   for (int half = 0; half * 16 < sub.rows; half++) {
     for (int64_t t = 0; t * 16 < V; t++) {
       vec r[16];
@@ -284,8 +287,8 @@ static void finish_amx_sub(const Piece &piece, int first_row, const AmxSub &sub,
       transpose(r);
       for (int i = 0; i < 16; i++) store(row + i * MAX_WIDTH + t * 16, r[i]);
     }
-    for (int i = 0; i < 16 && 16 * half + i < sub.rows; i++)
-      finish_row(piece, first_row + 16 * half + i, sub.m[16 * half + i], sub.l[16 * half + i], row + i * MAX_WIDTH);
+    for (int i = 0; i < 16 && 16 * half + i < sub.rows; i++, at = next_row(*piece.rows, at))
+      finish_row(piece, first_row + 16 * half + i, at, sub.m[16 * half + i], sub.l[16 * half + i], row + i * MAX_WIDTH);
   }
 }
 
@@ -335,10 +338,12 @@ static void attend_block(const Piece &piece, const AmxArrays &a, const BlockShap
     bool partial = key0 + now.c0 * CHUNK < sub.most_lo || key0 + now.c1 * CHUNK > sub.least_hi;
     if (now.c0 < now.c1) {
       if (partial && !block_finite(shape, block)) {
+        if (sub.fresh) memset(o, 0, static_cast<size_t>(a.o_sub) * sizeof(float));
         gather_seen<TERMS>(shape, sub, v, a.fixed->p[0], key0, now.c0, now.c1, o);
       } else {
-        gather_tiles<TERMS>(shape, v, a.fixed->p[0], now.c0, now.c1, o, a.fixed->sums);
+        gather_tiles<TERMS>(shape, v, a.fixed->p[0], now.c0, now.c1, sub.fresh, o, a.fixed->sums);
       }
+      sub.fresh = false;
     }
     now = next;
   }
@@ -355,7 +360,6 @@ static void attend_tiles(const Piece &piece) {
   for (int i = 0; i < piece.row_count; i += SUB_LANES, subs++)
     load_amx_sub<TERMS>(piece, piece.row0 + i, static_cast<int>(least(SUB_LANES, piece.row_count - i)), a.fixed->subs[subs],
                         a.q + subs * a.q_sub, a.q_term);
-  memset(a.o, 0, static_cast<size_t>(subs * a.o_sub) * sizeof(float));
   for (int64_t i = piece.key0 / AMX_BLOCK; i * AMX_BLOCK < piece.key1; i++) {
     int64_t key0 = i * AMX_BLOCK;
     const char *block = piece.packed + (i - piece.packed_block0) * static_cast<int64_t>(block_bytes(call));

@@ -63,21 +63,22 @@ static void load_amx_few(const Piece &piece, AmxFewHead &f) {
   const strobe_attention &call = *piece.call;
   f.rows = piece.row_count;
   f.most_lo = 0, f.least_hi = INT32_MAX;
-  const char *at[AMX_FEW_ROWS];
-  for (int i = 0; i < AMX_FEW_ROWS; i++) {
-    int64_t row = piece.row0 + least(i, f.rows - 1), lo, hi;
-    visible(call, *piece.rows, piece.keys->count, row, &lo, &hi);
+  const char *from[AMX_FEW_ROWS];
+  RowAt at = row_at(*piece.rows, piece.row0);
+  for (int i = 0; i < AMX_FEW_ROWS; i++, at = i < f.rows ? next_row(*piece.rows, at) : at) {
+    int64_t lo, hi;
+    visible(call, *piece.rows, piece.keys->count, at.t, &lo, &hi);
     lo = clamp(lo, piece.key0, piece.key1), hi = clamp(hi, piece.key0, piece.key1);
     f.lo[i] = static_cast<int32_t>(lo), f.hi[i] = static_cast<int32_t>(hi);
     f.most_lo = most(f.most_lo, lo), f.least_hi = least(f.least_hi, hi);
     f.m[i] = MINUS_INFINITY, f.l[i] = 0;
-    f.position[i] = static_cast<float>(piece.rows->first + row / piece.rows->group);
-    f.slope[i] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + row % piece.rows->group] * LOG2_E : 0;
-    at[i] = query_at(*piece.rows, row);
+    f.position[i] = static_cast<float>(piece.rows->first + at.t);
+    f.slope[i] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + at.h] * LOG2_E : 0;
+    from[i] = query_at(*piece.rows, at);
   }
   for (int64_t c = 0; c * CHUNK < call.D; c++) {
     __m512i pairs[16];
-    for (int i = 0; i < 16; i++) pairs[i] = _mm512_loadu_si512(at[i] + c * 64);
+    for (int i = 0; i < 16; i++) pairs[i] = _mm512_loadu_si512(from[i] + c * 64);
     transpose(pairs);
     for (int i = 0; i < 16; i++) _mm512_store_si512(f.q + c * TILE + i * CHUNK, pairs[i]);
   }
@@ -223,13 +224,14 @@ static bool finite_values(const char *const *rows, int n, int64_t V) {
 static void finish_amx_few(const Piece &piece, const AmxFewHead &head, float *row) {
   const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-  for (int r = 0; r < head.rows; r++) {
+  RowAt at = row_at(*piece.rows, piece.row0);
+  for (int r = 0; r < head.rows; r++, at = next_row(*piece.rows, at)) {
     for (int64_t c = 0; c < piece.call->V / CHUNK; c++) {
       vec even = load(head.o + c * TILE + r * 16), odd = load(head.o + c * TILE + 256 + r * 16);
       store(row + c * CHUNK, _mm512_permutex2var_ps(even, low, odd));
       store(row + c * CHUNK + 16, _mm512_permutex2var_ps(even, high, odd));
     }
-    finish_row(piece, r, head.m[r], head.l[r], row);
+    finish_row(piece, r, at, head.m[r], head.l[r], row);
   }
 }
 
