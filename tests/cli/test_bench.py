@@ -39,7 +39,7 @@ def test_a_red_gate_writes_nothing_and_ends_with_one(tmp_path: Path, monkeypatch
     monkeypatch.setattr(cpu, "gate", lambda case, way, arrays: "error 1.0e-01 against float64, 4.0e-07 is allowed")
     assert main([*WORDS, "--out", str(tmp_path)]) == 1
     assert not list(tmp_path.iterdir())
-    assert "Nothing was written" in capsys.readouterr().err
+    assert "nothing was measured or written; prefill B1" in capsys.readouterr().err
 
 
 def test_a_red_gate_is_our_fault() -> None:

@@ -12,7 +12,7 @@ import pytest
 from strobe.cli import main
 from strobe.cli.opening import Spoken
 
-pytest.importorskip("transformers")
+pytestmark = pytest.mark.models
 
 
 class _Piped:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from strobe.lab import conventional
 
 from .conftest import CONTEXT
 
-pytest.importorskip("transformers")
+pytestmark = pytest.mark.models
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
@@ -221,6 +222,18 @@ def test_a_wait_of_more_than_a_second_shows_a_bar_and_gives_the_cursor_back(monk
         interrupted()
     shown = stderr.getvalue()
     assert "reading" in shown and shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+
+
+def test_a_bar_never_comes_up_in_the_middle_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    from strobe.cli import screen
+
+    stderr = _Terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(screen, "PATIENCE_S", 0.05)
+    with screen.waiting("reading") as sign:
+        sign.stop()  # the first text came
+        time.sleep(0.2)
+    assert stderr.getvalue() == ""
 
 
 def test_a_short_wait_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

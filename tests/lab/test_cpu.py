@@ -11,7 +11,7 @@ import strobe
 from strobe import Broken
 from strobe.lab import cpu, report
 from strobe.lab.cases import Case
-from strobe.lab.cpu import Skipped, measure
+from strobe.lab.cpu import Skipped, gate_all, measure
 from strobe.lab.measure import Effort
 from strobe.lab.results import Row
 
@@ -25,6 +25,7 @@ EFFORT = Effort(1, 1, 0.0)
 
 
 def _rows(cases: list[Case]) -> list[Row]:
+    gate_all(cases, (1,), 3, lambda name: None)
     found = list(measure(cases, (1,), EFFORT, flex=False, seed=3))
     assert all(isinstance(row, Row) for row in found)
     return found  # type: ignore[return-value]
@@ -49,8 +50,10 @@ def test_a_wrong_strobe_is_a_red_gate(monkeypatch: pytest.MonkeyPatch) -> None:
         return honest(*arrays, **terms) * 1.05
 
     monkeypatch.setattr(strobe, "attention", slightly_wrong)
-    with pytest.raises(Broken, match="against float64.*Nothing was written"):
-        list(measure(TINY[2:3], (1,), EFFORT, flex=False, seed=3))
+    done: list[str] = []
+    with pytest.raises(Broken, match="(?s)nothing was measured or written.*prefill.*chunk.*decode.*against float64"):
+        gate_all(TINY, (1,), 3, done.append)
+    assert done == [case.name for case in TINY], "all cases are looked at, and all that are wrong are named"
 
 
 def test_a_row_that_was_not_written_is_a_red_gate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +67,7 @@ def test_a_row_that_was_not_written_is_a_red_gate(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(strobe, "attention", forgetful)
     with pytest.raises(Broken, match="not finite"):
-        list(measure(TINY[:1], (1,), EFFORT, flex=False, seed=3))
+        gate_all(TINY[:1], (1,), 3, lambda name: None)
 
 
 def test_a_wrong_peer_and_one_that_fails_lose_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,11 +23,16 @@ def test_the_reference_room_is_right_everywhere() -> None:
     assert all(check.passed and check.ran for check in checks)
 
 
-@pytest.mark.skipif(compiled_library() is None, reason="native: the compiled library is not built")
-def test_the_compiled_room_is_right_and_torchs_says_why_it_does_not_run() -> None:
+@pytest.mark.native
+@pytest.mark.skipif(compiled_library() is None, reason="the compiled library is not built")
+def test_the_compiled_room_is_right() -> None:
     assert all(check.passed and check.ran for check in examine(("cpu",), FEW))
-    refused = list(examine(("sdpa",), FEW))
-    assert all(check.passed and not check.ran and "does better" in check.why for check in refused)
+
+
+def test_torchs_room_is_right_and_says_what_it_does_not_take() -> None:
+    checks = list(examine(("sdpa",), FEW + TRIALS[-1:]))
+    assert all(check.passed for check in checks)
+    assert [check.trial for check in checks if not check.ran] == ["gradient"] and "forward" in checks[-1].why
 
 
 def test_a_wrong_room_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

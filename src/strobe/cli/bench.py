@@ -16,7 +16,7 @@ def cpu(arguments: argparse.Namespace) -> int:
     import torch
 
     from strobe.lab.cases import suite
-    from strobe.lab.cpu import Skipped, measure
+    from strobe.lab.cpu import Skipped, gate_all, measure
     from strobe.lab.measure import Effort, last_level_cache_bytes
 
     counts = thread_counts(arguments.threads, torch.get_num_threads())
@@ -26,6 +26,8 @@ def cpu(arguments: argparse.Namespace) -> int:
     effort = Effort(seconds=arguments.seconds)
     rows: list[results.Row] = []
     skipped: list[Skipped] = []
+    with progress(len(cases)) as advance:
+        gate_all(cases, counts, arguments.seed, advance)
     with progress(len(cases) * len(counts)) as advance:
         for found in measure(cases, counts, effort, arguments.flex, arguments.seed):
             (skipped if isinstance(found, Skipped) else rows).append(found)  # type: ignore[arg-type]
@@ -83,7 +85,7 @@ def engine(arguments: argparse.Namespace) -> int:
                     rows += found
                     advance(found[0].case)
     machine = Machine.cpu(max(counts))
-    words = ["strobe bench engine", f"--contexts {arguments.contexts}", f"--dtype {arguments.dtype}"]
+    words = ["strobe bench engine", *(f"--{word} {getattr(arguments, word)}" for word in ("contexts", "dtype", "tokens", "rounds"))]
     words += ["--model DIR"] * (arguments.model is not None) + [f"--threads {arguments.threads}"] * (arguments.threads is not None)
     result = results.document(rows, machine, " ".join(words))
     path = Path(arguments.out) / results.slug(machine) / "engine.json"

@@ -100,7 +100,8 @@ def _stories(engine: Engine) -> list[tuple[str, str]]:
     from strobe.engine.request import Sampling
 
     draw = random.Random(0)
-    wishes = [f"Tell me a story about a {who} and a {what}." for who, what in zip(WHO * 2, draw.sample(WHAT * 2, AT_ONCE), strict=True)]
+    pairs = zip((WHO * 2)[:AT_ONCE], draw.sample(WHAT * 2, AT_ONCE), strict=True)
+    wishes = [f"Tell me a story about a {who} and a {what}." for who, what in pairs]
     start = time.perf_counter()
     with waiting(f"the model tells {AT_ONCE} stories at once"):
         every = [

@@ -44,7 +44,8 @@ def _verdict(room: str, checks: list[Check]) -> str:
         return f"{room.ljust(10)} does not run here: {reasons}"
     bad = sum(not check.passed for check in ran)
     verdict = f"{room.ljust(10)} {'right' if not bad else 'WRONG'} on {len(ran) - bad} of {len(ran)}"
-    return verdict + (f"; does not take {len(refused)}: {reasons}" if refused else "")
+    names = list(dict.fromkeys(check.trial for check in refused))
+    return verdict + (f"; does not take {', '.join(names)}: {reasons}" if refused else "")
 
 
 def _worst(ran: list[Check]) -> list[Check]:

@@ -104,7 +104,7 @@ def _generate(commands: Any) -> None:
 
 
 def _chat(commands: Any) -> None:
-    command = commands.add_parser("chat", help="a conversation in the terminal", description="Talks. /reset, /stats and /quit are commands.")
+    command = commands.add_parser("chat", help="a conversation in the terminal", description="/reset, /stats and /quit are commands.")
     _model(command)
     command.set_defaults(run=_later("chat"), stop=[])
 

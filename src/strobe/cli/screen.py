@@ -73,30 +73,42 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
 
 class Waiting:
-    """A sign of life on stderr that appears only where something takes longer than a second."""
+    """A sign of life on stderr that appears only where something takes longer than a second, and not after `stop`."""
 
     def __init__(self, text: str) -> None:
-        self.start, self.text, self.bar, self.task = time.monotonic(), text, None, None  # type: ignore[var-annotated]
+        self.start, self.text, self.over = time.monotonic(), text, False
+        self.bar: Any = None
+        self.task: Any = None
+        self.lock = threading.Lock()  # the timer of `waiting` and whoever reports progress may draw at once
 
     def show(self, done: int | None = None, total: int | None = None) -> None:
         """Draws, if a second has passed: how much of `total` is done, or only that something goes on."""
-        if self.bar is None:
-            if time.monotonic() - self.start < PATIENCE_S or not has_rich() or not sys.stderr.isatty():
+        with self.lock:
+            if self.over:
                 return
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+            if self.bar is None:
+                if time.monotonic() - self.start < PATIENCE_S or not has_rich() or not sys.stderr.isatty():
+                    return
+                self._begin(total)
+            if total is not None:
+                self.bar.update(self.task, completed=done, total=total)
 
-            columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task(self.text, total=total)
-            self.bar.start()
-        self.bar.update(self.task, completed=done, total=total)
+    def _begin(self, total: int | None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.task = self.bar.add_task(self.text, total=total)
+        self.bar.start()
 
     def stop(self) -> None:
-        """Takes the sign away and shows the cursor again."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+        """Takes the sign away for good and shows the cursor again."""
+        with self.lock:
+            self.over = True
+            if self.bar is not None:
+                self.bar.stop()
+                self.bar = None
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The suite `cpu`: attention on this processor beside torch's own ways, case by case.
 
 A case's contenders run interleaved on the same buffers, each reading them in the order of axes it prefers (Strobe
-`[B, S, G, D]`, torch `[B, G, S, D]`: the numbers are random either way). Before a case is timed every contender has
-to agree with float64; Strobe not agreeing ends the run, a peer not agreeing loses its number.
+`[B, S, G, D]`, torch `[B, G, S, D]`: the numbers are random either way). Before anything is timed Strobe has to agree
+with float64 on every case, or nothing is measured; a peer that does not agree loses its number.
 """
 
 from __future__ import annotations
@@ -80,28 +80,43 @@ class Way:
     output: Callable[[Tensor], Tensor]
 
 
-def measure(cases: list[Case], counts: tuple[int, ...], effort: Effort, flex: bool, seed: int) -> Iterator[Row | Skipped]:
-    """Rows, case by case, with each of the given numbers of threads.
+def gate_all(cases: list[Case], counts: tuple[int, ...], seed: int, advance: Callable[[str], None]) -> None:
+    """Compares Strobe with float64 on every case, with each number of threads, before anything is timed.
 
     Raises:
-        Broken: Strobe does not agree with float64 (the red gate).
+        Broken: some cases are wrong; the message names them all.
     """
+    red = []
+    for case in cases:
+        if case.key_bytes <= SHARE * available_bytes():
+            arrays = draw(case, seed, 1)[0]
+            for count in counts:
+                with threads(count), torch.inference_mode():
+                    wrong = gate(case, ways(case, flex=False)[0], arrays)
+                if wrong is not None:
+                    red.append(f"{case.name} {count}T: {wrong}")
+        advance(case.name)
+    if red:
+        raise Broken("\n".join(["the gate is red, nothing was measured or written", *red]))
+
+
+def measure(cases: list[Case], counts: tuple[int, ...], effort: Effort, flex: bool, seed: int) -> Iterator[Row | Skipped]:
+    """Rows, case by case, with each of the given numbers of threads; `gate_all` comes first."""
     ceilings: dict[tuple[str, int], float] = {}
     for case in cases:
         if case.key_bytes > SHARE * available_bytes():
             yield Skipped(case.name, f"its keys and values take {case.key_bytes / 2**30:.1f} GiB of the memory that is free")
             continue
-        sets = draw(case, seed)
+        sets = draw(case, seed, rotating_sets(case.key_bytes) if case.kind == "decode" else 3)
         for count in counts:
             with threads(count), torch.inference_mode():
                 yield _measured(case, sets, count, effort, ways(case, flex), ceilings)
 
 
-def draw(case: Case, seed: int) -> list[Arrays]:
-    """Buffer sets of fresh random numbers: for decode more bytes than the last-level cache holds."""
+def draw(case: Case, seed: int, sets: int) -> list[Arrays]:
+    """Buffer sets of fresh random numbers."""
     g = torch.Generator().manual_seed(seed + sum(map(ord, case.name)))
     kind = getattr(torch, case.dtype)
-    sets = rotating_sets(case.key_bytes) if case.kind == "decode" else 3
 
     def numbers(count: int) -> Tensor:
         return torch.empty(count, dtype=kind).normal_(generator=g)
@@ -199,18 +214,15 @@ def _measured(case: Case, sets: list[Arrays], count: int, effort: Effort, found:
     peers: dict[str, float | str] = {}
     runners: list[Contender] = []
     for way in found:
-        try:
-            wrong = gate(case, way, sets[-1])
-        except RuntimeError as error:  # how torch says that it cannot
-            if way.name == "strobe":
-                raise
-            peers[way.name] = str(error).splitlines()[0][:120]
-            continue
-        if wrong is not None and way.name == "strobe":
-            raise Broken(f"{name}: {wrong}. Nothing was written")
-        if wrong is not None:
-            peers[way.name] = f"wrong: {wrong}"
-            continue
+        if way.name not in ("strobe", "strobe dense"):
+            try:
+                wrong = gate(case, way, sets[-1])
+            except RuntimeError as error:  # how torch says that it cannot
+                peers[way.name] = str(error).splitlines()[0][:120]
+                continue
+            if wrong is not None:
+                peers[way.name] = f"wrong: {wrong}"
+                continue
         runners.append(Contender(way.name, lambda i, run=way.run: run(sets[i])))
     runners.append(_floor(case, sets))
     samples = interleave(runners, len(sets), effort)

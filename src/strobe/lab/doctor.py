@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import util
 from typing import Any
 
@@ -134,9 +134,11 @@ def _check(room: str, trial: Trial, dtype: str, seed: int) -> Check:
     kind = getattr(torch, dtype)
     arrays = _draw(trial, kind, seed)
     plan = strobe.explain(*_call(trial, arrays), mask=trial.mask)
-    answer = desk(room).offer(plan.problem, plan.machine)
-    if not isinstance(answer, Offer):
-        return Check(room, trial.name, dtype, True, "; ".join(answer.reasons))
+    problem: Any = plan.problem
+    for asked in (problem, *([replace(problem, verb="backward")] if trial.gradient else [])):
+        refused = desk(room).offer(asked, plan.machine)
+        if not isinstance(refused, Offer):
+            return Check(room, trial.name, dtype, True, "; ".join(refused.reasons))
     try:
         with strobe.using(room):
             found = _gradients(trial, arrays) if trial.gradient else _outputs(trial, arrays)

@@ -115,7 +115,8 @@ def _prefill(axes: Any, rows: list[dict[str, Any]]) -> None:
     dtypes = [d for d in COLOURS if any(letters(r["case"])["dtype"] == d for r in chosen)]
     for place, dtype in enumerate(dtypes):
         by_length = {int(letters(r["case"])["S"]): r for r in chosen if letters(r["case"])["dtype"] == dtype}
-        shift, width = (place - (len(dtypes) - 1) / 2) * 0.8 / len(dtypes), 0.72 / len(dtypes)
+        apart = min(0.3, 0.8 / len(dtypes))
+        shift, width = (place - (len(dtypes) - 1) / 2) * apart, 0.9 * apart
         for i, S in enumerate(lengths):
             row = by_length.get(S)
             if row is not None and isinstance(row["peers"].get("torch sdpa"), float):
@@ -125,11 +126,15 @@ def _prefill(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.axhline(1, color="#333", linewidth=0.8)
     axes.set_xticks(range(len(lengths)), [f"{S:,}" for S in lengths])
     axes.set(xlabel="tokens", ylabel="× faster than torch SDPA", title="prefill, causal, D 128")
-    _tidy(axes)
+    axes.set_xlim(-0.6, max(0.6, len(lengths) - 0.4))
+    axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # room for the legend
+    _tidy(axes, len(dtypes))
 
 
 def _decode(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """Microseconds of one decode step by context: Strobe, torch's two ways, and the time to read the keys once."""
+    """The time of one decode step by context: Strobe, torch's ways, and the time to read the keys once."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     chosen = [r for r in rows if all(part in r["case"] for part in ("B1 ", "H32 G8", "bf16"))]
     chosen.sort(key=lambda r: int(letters(r["case"])["S"]))
     at = [int(letters(r["case"])["S"]) for r in chosen]
@@ -140,13 +145,15 @@ def _decode(axes: Any, rows: list[dict[str, Any]]) -> None:
             axes.loglog(*zip(*points, strict=True), "o-", color=colour, label=peer)
     axes.loglog(at, [r["floor"] for r in chosen], "k:", linewidth=1, label="reading the keys once")
     axes.set_xticks(at, [f"{S:,}" for S in at])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: us(value)))
     axes.minorticks_off()
-    axes.set(xlabel="keys", ylabel="µs a step", title="decode, bf16, 32 heads on 8, D 128")
-    _tidy(axes)
+    axes.set(xlabel="keys", ylabel="time of a step", title="decode, bf16, 32 heads on 8, D 128")
+    _tidy(axes, 1)
 
 
-def _tidy(axes: Any) -> None:
+def _tidy(axes: Any, columns: int) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, ncols=columns, loc="upper left")

@@ -1,0 +1,137 @@
+#!/usr/bin/env python
+"""Fills the README's marked places from `benchmarks/results/` and a printed plan, and draws its plot.
+
+    python tools/readme.py            writes README.md and docs/assets/cpu.svg
+    python tools/readme.py --check    exit code 1 if they are not what would be written
+
+A place begins with `<!-- made: NAME -->` and ends with `<!-- end -->`. Tables are compared word by word; the plot, whose
+bytes depend on matplotlib's version, by the digest of its numbers that it carries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from strobe.errors import StrobeError  # noqa: E402
+from strobe.lab import report, results  # noqa: E402
+
+PLOT = Path("docs/assets/cpu.svg")
+PLAN = "--machine amx-2 --B 1 --T 1 --S 8192 --H 32 --G 8 --D 128 --dtype bfloat16 --causal"
+
+
+def machine_folder(root: Path) -> Path:
+    """The folder of results that the README shows: the newest, and of those the one of most threads."""
+    found = {path.parent: results.read(path) for path in sorted((root / "benchmarks" / "results").glob("*/cpu.json"))}
+    if not found:
+        raise SystemExit("readme: there are no results; run `strobe bench cpu` first")
+    return max(found, key=lambda folder: (found[folder]["date"], found[folder]["machine"]["threads"]))
+
+
+def source(result: dict[str, Any]) -> str:
+    """Where a table comes from, in one line."""
+    about, versions = result["machine"], result["versions"]
+    peers = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions)
+    commit = result["commit"][:12] + (" with changes" if result["dirty"] else "")
+    where = f"{about['name']}, {about['arch']}, {about['threads']} thread(s)"
+    return f"{where}; {peers}; {result['date']}, commit {commit}; `{result['command']}`."
+
+
+def chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows worth a reader's time: all threads there are, D 128, prefill causal, decode of 32 heads on 8."""
+    most = max(int(row["case"].rsplit(" ", 1)[1].removesuffix("T")) for row in rows)
+
+    def shown(case: str) -> bool:
+        of = report.letters(case)
+        if not case.endswith(f" {most}T") or of["D"] != "128" or of["dtype"] == "f16":
+            return False
+        if of["kind"] == "decode":
+            return of["B"] == "1" and of["H"] == "32" and of["G"] == "8" and ("paged" not in case or "paged 16 " in case)
+        return "causal" in case and of["S"] in ("512", "2048", "4096", "8192")
+
+    return [row for row in rows if shown(row["case"])]
+
+
+def cpu_table(result: dict[str, Any]) -> str:
+    """The attention table: times, and how many times Strobe's time the others take."""
+    headings, lines = report.table(chosen(result["rows"]))
+    return f"{report.markdown(headings, lines)}\n\n{source(result)}"
+
+
+def engine_table(result: dict[str, Any]) -> str:
+    """The engine's table."""
+    headings, lines = report.engine_table(result["rows"])
+    return f"{report.markdown(headings, lines)}\n\n{source(result)}"
+
+
+def plan_text() -> str:
+    """What `strobe explain` prints."""
+    from strobe.cli.explain import _machine, problem_of
+    from strobe.cli.parser import parser
+    from strobe.plan import plan
+
+    arguments = parser().parse_args(["explain", *PLAN.split()])
+    return f"```text\n$ strobe explain {PLAN}\n{plan(problem_of(arguments, 'cpu'), _machine(arguments.machine))}\n```"
+
+
+def digest(result: dict[str, Any]) -> str:
+    """Of the numbers that the plot shows."""
+    numbers = [result["machine"], [[row["case"], row["strobe"], row["peers"], row["floor"]] for row in result["rows"]]]
+    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def filled(text: str, blocks: dict[str, str]) -> str:
+    r"""The text with every marked place filled.
+
+    >>> filled("a <!-- made: x -->old<!-- end --> b", {"x": "new"})
+    'a <!-- made: x -->\nnew\n<!-- end --> b'
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        return f"<!-- made: {match[1]} -->\n{blocks[match[1]]}\n<!-- end -->"
+
+    return re.sub(r"<!-- made: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def blocks_of(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """(every block by name, the cpu result)."""
+    cpu = results.read(folder / "cpu.json")
+    blocks = {"plan": plan_text(), "cpu": cpu_table(cpu), "engine": engine_table(results.read(folder / "engine.json"))}
+    return blocks, cpu
+
+
+def main(words: list[str]) -> int:
+    """Writes, or with `--check` compares."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args(words).check
+    try:
+        blocks, cpu = blocks_of(machine_folder(ROOT))
+    except StrobeError as error:
+        print(f"readme: {error}", file=sys.stderr)
+        return 2
+    readme, plot, mark = ROOT / "README.md", ROOT / PLOT, f"<!-- numbers: {digest(cpu)} -->"
+    before = readme.read_text(encoding="utf-8")
+    after = filled(before, blocks)
+    drawn = plot.exists() and mark in plot.read_text(encoding="utf-8")
+    if check:
+        stale = ["README.md"] * (before != after) + [str(PLOT)] * (not drawn)
+        print(f"readme: {' and '.join(stale)}: run tools/readme.py" if stale else "readme: up to date")
+        return int(bool(stale))
+    readme.write_text(after, encoding="utf-8")
+    report.plot(cpu, plot)
+    plot.write_text(f"{plot.read_text(encoding='utf-8')}{mark}\n", encoding="utf-8")
+    print(f"readme: {readme.name} and {PLOT} written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
