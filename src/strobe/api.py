@@ -5,7 +5,7 @@ The arrays decide the face (today torch), the face describes them, the hall chec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from strobe.faces import torch as face
 from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.masks import Full, Mask
 from strobe.plan import Plan
-from strobe.problem import Call
+from strobe.problem import Call, Problem
 from strobe.state import State
 from strobe.terms import Alibi, Dropout, Sink, SoftCap
 
@@ -233,7 +233,7 @@ def run(plan: Plan, q: Any, k: Any, v: Any = None, *, mask: Mask | None = None, 
     True
     """
     kept = plan.problem
-    if not hasattr(kept, "call"):
+    if not isinstance(kept, Problem):
         raise Invalid(f"run takes the plan of an attention, as explain returns it; got the plan of {kept}")
     asked = kept.call
     call = _call(q, k, v, asked.mask if mask is None else mask, asked.scale, asked.cap, bias, alibi, sink, asked.dropout,
@@ -242,7 +242,7 @@ def run(plan: Plan, q: Any, k: Any, v: Any = None, *, mask: Mask | None = None, 
 
 
 @contextmanager
-def using(room: str) -> Iterator[None]:
+def using(room: str) -> Generator[None, None, None]:
     """Within the `with`, calls run in the named room or raise `Unsupported`.
 
     Args:

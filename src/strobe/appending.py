@@ -52,13 +52,14 @@ def check_append(pages: Any, k: Any, v: Any) -> Append:
             raise Invalid(f"the last axis of {name} has to be contiguous; got stride {value.last_stride}. Call .contiguous() on it")
     if new.shape[:-1] != v.shape[:-1]:
         raise Invalid(f"each key has its value, so k and v differ in their last axis only; got k {list(new.shape)}, v {list(v.shape)}")
-    sides = []
+    sides: list[Described] = []
     for name, side, value in zip(("keys", "values"), key_sides(pages), (new, v), strict=True):
         data = side.data if isinstance(side, Scaled) else side
         if not isinstance(data, Described) or len(data.shape) != 4:
             raise Invalid(f"pages.{name} is [P, Z, G, width]; got {data!r}")
         if data.shape[2:] != value.shape[-2:]:
-            raise Invalid(f"new {name} are [..., G, width] = [..., {data.shape[2]}, {data.shape[3]}] as the pages are; got {list(value.shape)}")
+            G, width = data.shape[2:]
+            raise Invalid(f"new {name} are [..., G, width] = [..., {G}, {width}] as the pages are; got {list(value.shape)}")
         if data.dtype in NARROW and not isinstance(side, Scaled):
             raise Invalid(f"pages.{name} of {data.dtype} carry scales: wrap them as Scaled(data, scale)")
         if data.device != value.device:

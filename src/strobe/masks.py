@@ -55,7 +55,7 @@ class Mask:
 
     def __and__(self, other: Mask) -> Mask:
         """The keys that both masks allow; the same value whichever is named first."""
-        if not isinstance(other, Mask):
+        if not isinstance(other, Mask):  # pyright: ignore[reportUnnecessaryIsInstance] — callers may not check types
             return NotImplemented
         parts: dict[Mask, None] = {}
         window: Window | None = None

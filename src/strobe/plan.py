@@ -61,5 +61,5 @@ def plan(problem: Question, machine: Machine, room: str | None = None) -> Plan:
         if isinstance(answer, Offer):
             return Plan(problem, machine, name, answer, tuple(refusals))
         refusals.append((name, answer.reasons))
-    asked = "no room on this machine can run it" if room is None else f"the room that was asked for cannot run it"
+    asked = "no room on this machine can run it" if room is None else "the room that was asked for cannot run it"
     raise Unsupported("\n".join([f"{asked}: {problem}", *(f"  {name}: {'; '.join(why)}" for name, why in refusals)]))

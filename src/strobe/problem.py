@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from strobe import masks as m
 from strobe.errors import Invalid
@@ -58,7 +58,7 @@ def _fields(kind: type) -> tuple[tuple[str, bool], ...] | None:
     if kind is Call:
         held = {f.name for f in fields(kind)} - {"scale", "cap", "dropout"}
     else:
-        held = {f.name for f in fields(kind) if f.metadata.get("array")} | ({"masks"} if kind is m.Both else set())
+        held = {f.name for f in fields(kind) if f.metadata.get("array") or (kind is m.Both and f.name == "masks")}
     return tuple((f.name, f.name in held) for f in fields(kind)) if held else ()
 
 
@@ -71,8 +71,8 @@ def map_arrays(value: Any, change: Callable[[Any], Any]) -> Any:
     if value is None or isinstance(value, (int, float)):
         return value
     if isinstance(value, tuple) and not isinstance(value, Described):
-        return tuple(map_arrays(item, change) for item in value)
-    kind = type(value)
+        return tuple(map_arrays(item, change) for item in cast("tuple[Any, ...]", value))
+    kind = cast("type[Any]", type(value))
     found = _fields(kind)
     if found is None:
         return change(value)
@@ -262,7 +262,7 @@ def _keys(keys: Keys, sequences: int | None) -> tuple[int, int, Described, Descr
         k, v = _side("k.tokens", keys.k, "N, G, D"), _side("v", keys.v, "N, G, V")
         offsets = _integers("k.offsets", keys.offsets, "B + 1", (None if sequences is None else sequences + 1,), k.device)
         return offsets.shape[0] - 1, _count("k.longest", keys.longest), k, v
-    if not isinstance(keys, (Dense, Ranged)):
+    if not isinstance(keys, (Dense, Ranged)):  # pyright: ignore[reportUnnecessaryIsInstance] — callers may not check types
         raise Invalid(f"keys are an array [B, S, G, D] with values, or Packed, Ranged or Paged; got {keys!r}")
     k, v = _side("k", keys.k, "B, S, G, D"), _side("v", keys.v, "B, S, G, V")
     if sequences is not None and k.shape[0] != sequences:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 MUTABLE_CALLS = {"list", "dict", "set", "defaultdict", "deque", "OrderedDict", "Counter", "bytearray"}
 # Path parts are spelled in pieces so that this file does not hold what it forbids.
-PLACES = re.compile("|".join(("/" + place + "/" for place in ("work", "root", "home/[a-z]+", "Users/[A-Za-z]+", "tmp"))) + "|file:/" + "/")
+PLACES = re.compile("|".join("/" + place + "/" for place in ("work", "root", "home/[a-z]+", "Users/[A-Za-z]+", "tmp")) + "|file:/" + "/")
 
 
 def environment(tree: ast.Module) -> Iterator[str]:

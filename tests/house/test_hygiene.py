@@ -106,7 +106,7 @@ def _parsed(check: Callable[[ast.Module], Iterator[str]]) -> Callable[[str], Ite
         (hygiene.dead_code, "# import torch"),
         (lambda text: hygiene.dead_code(text, "//"), "  // x = y + 1;"),
         (hygiene.banners, "# ------------------------"),
-        (hygiene.places, "path = '/ho" "me/someone/data'"),
+        (hygiene.places, "path = '/{}/someone/data'".format("home")),
     ],
 )  # fmt: skip
 def test_a_planted_fault_is_caught(check: Callable[[str], Iterator[str]], planted: str) -> None:

@@ -40,7 +40,10 @@ def packed(**what: Any) -> Call:
     return Call(replace(PACKED_Q, **what), PACKED)
 
 
-def narrow(data: Described = array(2, 5, 2, 64, dtype="int8"), scale: Any = array(2, 5, 2)) -> Call:
+INT8, SCALES = array(2, 5, 2, 64, dtype="int8"), array(2, 5, 2)
+
+
+def narrow(data: Described = INT8, scale: Any = SCALES) -> Call:
     return keys(k=Scaled(data, scale))
 
 

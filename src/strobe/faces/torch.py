@@ -7,7 +7,7 @@ at the operator and rebuilds it inside.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -25,7 +25,7 @@ from strobe.machine import Machine
 from strobe.masks import Mask
 from strobe.merging import check_merge
 from strobe.plan import Plan, plan
-from strobe.problem import Call, Described, Problem, check, key_sides, map_arrays
+from strobe.problem import Call, Described, check, key_sides, map_arrays
 from strobe.rooms import ROOMS, kernel
 from strobe.state import State
 from strobe.terms import Scaled
@@ -38,7 +38,7 @@ _DTYPES = {getattr(torch, name): name for name in (
 
 
 @contextmanager
-def using(room: str) -> Iterator[None]:
+def using(room: str) -> Generator[None, None, None]:
     """Calls within run in `room`, or raise."""
     if room not in ROOMS:
         raise Invalid(f"no room is called {room!r}; the rooms are {', '.join(ROOMS)}")
@@ -207,7 +207,9 @@ def _attention_backward_backward(
     return [d_out.new_empty(0) if g is None else g.contiguous() for g in found]
 
 
-def _attention_fake(q: Tensor, k: Tensor, v: Tensor, bias: Any, slopes: Any, sink: Any, rest: Any, words: str, sizes: Any):  # fmt: skip  # noqa: ANN202
+def _attention_fake(
+    q: Tensor, k: Tensor, v: Tensor, bias: Any, slopes: Any, sink: Any, rest: Any, words: str, sizes: Any
+) -> tuple[Tensor, Tensor]:
     lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     return q.new_empty((*q.shape[:-1], v.shape[-1])), q.new_empty(q.shape[:-1], dtype=lse_dtype)
 
@@ -220,12 +222,17 @@ def _no_gradient(words: str, k: Tensor) -> bool:
     return "keys=Paged" in words or not k.dtype.is_floating_point or k.dtype.itemsize == 1
 
 
-def _attention_backward_fake(d_out: Tensor, d_lse: Any, q: Tensor, k: Tensor, v: Tensor, bias: Any, slopes: Any, sink: Any, rest: Any, words: str, sizes: Any):  # fmt: skip  # noqa: ANN202
+def _attention_backward_fake(
+    d_out: Tensor, d_lse: Any, q: Tensor, k: Tensor, v: Tensor, bias: Any, slopes: Any, sink: Any, rest: Any, words: str, sizes: Any
+) -> tuple[Tensor, ...]:
     keys = (None if _no_gradient(words, x) else x for x in (k, v))
     return tuple(_like(x, d_out) for x in (q, *keys, bias, slopes, sink))
 
 
-def _attention_backward_backward_fake(d_out: Tensor, d_lse: Any, cotangents: Any, q: Tensor, k: Tensor, v: Tensor, bias: Any, slopes: Any, sink: Any, rest: Any, words: str, sizes: Any):  # fmt: skip  # noqa: ANN202
+def _attention_backward_backward_fake(
+    d_out: Tensor, d_lse: Any, cotangents: Any, q: Tensor, k: Tensor, v: Tensor, bias: Any, slopes: Any, sink: Any, rest: Any,
+    words: str, sizes: Any,
+) -> list[Tensor]:  # fmt: skip
     return [_like(x, d_out) for x in (d_out, d_lse, q, k, v, bias, slopes, sink)]
 
 

@@ -12,6 +12,7 @@ from strobe.backends.reference.padded import pad
 from strobe.layouts import Dense
 from strobe.plan import Plan
 from strobe.problem import Call, Problem
+from strobe.terms import Alibi, Sink
 
 
 def launch(
@@ -34,8 +35,8 @@ def launch(
         q, k, v, bias, slopes, sink = wide
         again = replace(
             call, q=q, keys=Dense(k, v), bias=bias,
-            alibi=None if slopes is None else replace(call.alibi, slopes=slopes),
-            sink=None if sink is None else replace(call.sink, logits=sink),
+            alibi=None if slopes is None else Alibi(slopes),
+            sink=None if sink is None else Sink(sink),
         )  # fmt: skip
         out, lse = define(pad(again, problem), again, problem)
         results = [(out, seeds[0])] if seeds[1] is None else [(out, seeds[0]), (lse, seeds[1])]
@@ -43,7 +44,8 @@ def launch(
         first = torch.autograd.grad(
             [r for r, _ in results], inputs, [s for _, s in results], create_graph=True, materialize_grads=True
         )  # fmt: skip
-        pairs = [(g, c) for g, c in zip(first, (c for c, x in zip(cotangents, wide, strict=True) if x is not None), strict=True) if c is not None]
+        present = [c for c, x in zip(cotangents, wide, strict=True) if x is not None]
+        pairs = [(g, c) for g, c in zip(first, present, strict=True) if c is not None]
         targets = [x for x in (*seeds, *wide) if x is not None]
         second = torch.autograd.grad(
             [g for g, _ in pairs], targets, [c.double() for _, c in pairs], materialize_grads=True
