@@ -23,6 +23,9 @@ KEYWORDS = {
     "src/strobe/models/attend.py": "transformers hands attention functions whatever its layers know; it is read, and what is not known is refused",
     "src/strobe/lab/results.py": "whatever is said of a machine is written to the results file, word for word",
 }
+MEMOS = {
+    ("src/strobe/backends/cpu/arguments.py", "_prepared"): "what a plan decides, by the plan's identity: bounded, holds its plans, changes no result",
+}
 TEXTS = [path for folder in ("src", "tests", "docs", "examples", "benchmarks", "tools", ".ci") for path in (ROOT / folder).rglob("*")
          if path.suffix in (".py", ".md", ".cpp", ".hpp", ".h", ".json", "") and path.is_file() and "data" not in path.parts]  # fmt: skip
 
@@ -39,6 +42,8 @@ def test_the_rules_hold(path: Path) -> None:
     found += [*hygiene.broad_excepts(module), *hygiene.unnumbered_todos(text), *hygiene.dead_code(text), *hygiene.banners(text)]
     for fault in hygiene.weather(module):
         called, _, what = fault.partition(": ")
+        if (name(path), called) in MEMOS:
+            continue
         if "mutable value" not in what or hygiene.changed(module, called) or not called.isupper() and not called.lstrip("_").isupper():
             found.append(fault)
     assert not found
@@ -68,6 +73,8 @@ def test_no_file_names_a_place_that_is_not_everywhere() -> None:
 def test_the_exceptions_are_still_needed() -> None:
     for path in ENVIRONMENT:
         assert list(hygiene.environment(tree(ROOT / path))), f"{path} needs no exception any more"
+    for path, called in MEMOS:
+        assert any(fault.startswith(f"{called}: ") for fault in hygiene.weather(tree(ROOT / path))), f"{called} needs no exception any more"
     for path in KEYWORDS:
         assert list(hygiene.swallowed(tree(ROOT / path))), f"{path} needs no exception any more"
 
