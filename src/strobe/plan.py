@@ -6,7 +6,7 @@ A plan can be made for a machine that is not there, printed, compared, kept, and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from strobe.answers import Offer, Question, Refusal
 from strobe.errors import Invalid, Unsupported
@@ -23,6 +23,14 @@ class Plan:
     room: str
     offer: Offer
     refusals: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.problem, self.machine, self.room, self.offer))
+
+    def __hash__(self) -> int:
+        """Computed once: kernels keep what they prepare by their plan."""
+        return self._hash
 
     @property
     def file(self) -> str:

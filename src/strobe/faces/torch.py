@@ -106,6 +106,8 @@ def attend(call: Call) -> State:
         _refuse_cache_gradients(call)
         q, k, v, bias, slopes, sink, rest, words, sizes = flatten(call)
         return State(*torch.ops.strobe.attention.default(q, k, v, bias, slopes, sink, rest, words, sizes))
+    if not torch.is_grad_enabled():
+        return launch(plan_of(call), call)
     with torch.no_grad():
         return launch(plan_of(call), call)
 
@@ -138,11 +140,32 @@ def _asks(value: Any) -> bool:
 
 def run(chosen: Plan, call: Call) -> State:
     """Runs a kept plan on arrays that are what it was made for."""
-    found = _described(call)
-    if found != chosen.problem.call:  # type: ignore[union-attr]
-        raise Invalid(f"the plan was made for {chosen.problem}; got {check(found)}. Make a new plan with explain")
+    if not _fits(chosen.problem.call, call):  # type: ignore[union-attr]
+        raise Invalid(f"the plan was made for {chosen.problem}; got {check(_described(call))}. Make a new plan with explain")
+    if not torch.is_grad_enabled():
+        return launch(chosen, call)
     with torch.no_grad():
         return launch(chosen, call)
+
+
+def _fits(want: Any, have: Any) -> bool:
+    """Whether a value is what a described one says: the same arrays in the same places, the same numbers."""
+    if want is have:
+        return True
+    if type(want) is Described:
+        return (
+            isinstance(have, Tensor)
+            and have.shape == want.shape
+            and _DTYPES.get(have.dtype) == want.dtype
+            and (not want.shape or have.stride(-1) == want.last_stride)
+            and _device_name(have.device) == want.device
+        )
+    if type(want) is not type(have):
+        return False
+    names = getattr(type(want), "__dataclass_fields__", None)
+    if names is None:
+        return bool(want == have)
+    return all(_fits(getattr(want, name), getattr(have, name)) for name in names)
 
 
 def merge(a: State, b: State) -> State:
