@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t PACKED_LIMIT = size_t{256} << 20;  // bytes of packed keys at once; more pairs wait for the next wave
 constexpr int64_t PARTS_PER_THREAD = 4;             // with uneven tiles, so that no thread waits long for the last one
-constexpr int64_t SIDE_BY_SIDE = 2048;              // bytes of a token's keys that are worth reading in one go
+constexpr int64_t SIDE_BY_SIDE = 4096;              // bytes of a token's keys that are worth reading in one go
 constexpr int64_t LEAST_KEYS = 256;                 // a part with fewer costs more to merge than to compute
 
 struct Pair {
