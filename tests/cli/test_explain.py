@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from strobe.cli import main
 from strobe.machine import KNOWN
+
+from .conftest import ROOT
 
 DECODE = "explain --B 1 --T 1 --S 8192 --H 32 --G 8 --D 128 --dtype bfloat16 --causal".split()
 
@@ -62,3 +67,12 @@ def test_words_that_are_no_command_end_with_two(words: list[str], capsys: pytest
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2 and "usage: strobe" in capsys.readouterr().err
+
+
+def test_a_plan_loads_neither_models_nor_pictures() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); from strobe.cli import main; main({[*DECODE, '--machine', 'h200']!r}); "
+        "print(sorted({'transformers', 'rich', 'matplotlib', 'tokenizers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")

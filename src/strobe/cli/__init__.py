@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"strobe: {one_line(error)}", file=sys.stderr)
         return WRONG if isinstance(error, Broken) else MISTAKE
     except KeyboardInterrupt:
-        print("strobe: interrupted", file=sys.stderr)
+        print("\nstrobe: interrupted" if sys.stderr.isatty() else "strobe: interrupted", file=sys.stderr)  # after the terminal's ^C
         return INTERRUPTED
     except BrokenPipeError:
         # the reader (`| head`) has seen enough; what is left in the buffer must not fail again at exit

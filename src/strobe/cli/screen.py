@@ -89,18 +89,19 @@ class Waiting:
             if self.bar is None:
                 if time.monotonic() - self.start < PATIENCE_S or not has_rich() or not sys.stderr.isatty():
                     return
-                self._begin(total)
+                self.bar = self._begin(total)
             if total is not None:
                 self.bar.update(self.task, completed=done, total=total)
 
-    def _begin(self, total: int | None) -> None:
+    def _begin(self, total: int | None) -> Any:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.task = self.bar.add_task(self.text, total=total)
-        self.bar.start()
+        bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.task = bar.add_task(self.text, total=total)
+        bar.start()
+        return bar
 
     def stop(self) -> None:
         """Takes the sign away for good and shows the cursor again."""
