@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not any(item.get_closest_marker(need) for need in NEEDS):
             item.add_marker(FOLDERS.get(item.path.relative_to(HERE).parts[0], "torch"))
         params = getattr(getattr(item, "callspec", None), "params", {})
-        if params.get("room") == "cpu":
+        if params.get("room") == "cpu" or item.path == HERE / "rooms" / "test_cpu.py":
             item.add_marker("native")
 
 
@@ -80,8 +80,7 @@ WARM = pytest.StashKey[bool]()
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     report = yield
-    needs = {mark.name for mark in item.iter_markers()} & _met(item.config)
-    _unexcused(report, needs)
+    _unexcused(report, {mark.name for mark in item.iter_markers()} & set(NEEDS), _met(item.config))
     return report
 
 
@@ -90,17 +89,17 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
     report = yield
     if isinstance(collector, pytest.File):
         folder = collector.path.relative_to(HERE).parts[0]
-        _unexcused(report, {FOLDERS.get(folder, "torch")} & _met(collector.config))
+        _unexcused(report, {FOLDERS.get(folder, "torch")}, _met(collector.config))
     return report
 
 
 def _met(config: pytest.Config) -> set[str]:
-    return set(filter(None, config.getoption("--met").split(",")))
+    return {"nothing", *filter(None, config.getoption("--met").split(","))} if config.getoption("--met") else set()
 
 
-def _unexcused(report: Any, needs: set[str]) -> None:
-    """Turns the skip of a test whose needs are met into a failure."""
-    if report.outcome != "skipped" or hasattr(report, "wasxfail") or not needs:
+def _unexcused(report: Any, needs: set[str], met: set[str]) -> None:
+    """Turns the skip of a test whose needs are all met into a failure."""
+    if report.outcome != "skipped" or hasattr(report, "wasxfail") or not needs <= met:
         return
     reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     if not reason.removeprefix("Skipped: ").startswith("this machine"):
