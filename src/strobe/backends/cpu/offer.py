@@ -14,6 +14,7 @@ WIDEST = 576
 # Rows (queries × heads of a group) of the kernels whose lanes are the width, and rows of a tile whose lanes are rows.
 FEW_ROWS = {"amx": 16}
 FEW_ROWS_ELSE = 8
+KEYS = 64  # of a block of these kernels
 TILES = {"scalar": (16, 128), "neon": (48, 128), "avx2": (96, 128), "avx512": (192, 128), "amx": (256, 256)}
 
 
@@ -63,5 +64,6 @@ def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Ref
     if rows <= FEW_ROWS.get(machine.arch, FEW_ROWS_ELSE):
         pairs = problem.B * problem.G
         splits = -(-machine.units // pairs) if pairs else 1
-        return Offer("decode", f"{rows} row(s) a key head: the keys are read once, their blocks shared evenly by the threads", (rows, 64), splits)
+        why = f"{rows} row(s) a key head: the keys are read once, their blocks shared evenly by the threads"
+        return Offer("decode", why, (rows, KEYS), splits)
     return Offer("forward", f"{rows} rows a key head fill tiles whose lanes are rows", TILES[machine.arch])
