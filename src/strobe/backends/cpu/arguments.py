@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -18,44 +19,32 @@ from strobe.state import State
 class Prepared(NamedTuple):
     """What of the struct the plan alone decides: its head, its sizes, and the mask with scale and cap."""
 
-    plan: Plan
     head: tuple[Any, ...]
     sizes: tuple[int, ...]
     tail: tuple[Any, ...]
 
 
-_prepared: dict[int, Prepared] = {}  # by identity: hashing a plan would cost more than a short decode's kernel
-_MOST_PREPARED = 4096
-
-
+@lru_cache(maxsize=4096)
 def prepared(plan: Plan) -> Prepared:
     """Computed once a plan."""
-    found = _prepared.get(id(plan))
-    if found is not None:  # it holds its plan, so nothing else can have this id
-        return found
     problem = plan.problem
     assert isinstance(problem, Problem)
     bounds = causal_window(problem.call.mask)
     assert bounds is not None, "the desk takes causal masks and windows"
     before, after = (lib.UNBOUNDED if bound is None else min(bound, lib.UNBOUNDED) for bound in bounds)
     cap = 0.0 if problem.call.cap is None else problem.call.cap.limit
-    found = Prepared(
-        plan,
+    return Prepared(
         (lib.ATTENTION.size, lib.INTERFACE, lib.ISAS[plan.machine.arch], plan.machine.units, lib.DTYPES_BY_NAME[problem.dtype]),
         (problem.H, problem.G, problem.D, problem.V),
         (before, after, problem.scale, cap),
     )
-    if len(_prepared) >= _MOST_PREPARED:
-        _prepared.clear()
-    _prepared[id(plan)] = found
-    return found
 
 
 def attend(function: str, plan: Plan, call: Call) -> State:
     """Runs `strobe_forward` or `strobe_decode`."""
     problem = plan.problem
     assert isinstance(problem, Problem)
-    _, head, sizes, tail = prepared(plan)
+    head, sizes, tail = prepared(plan)
     packed = isinstance(call.q, Packed)
     q = call.q.tokens if packed else call.q
     T = q.shape[0] if packed else problem.T
