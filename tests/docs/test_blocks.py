@@ -1,6 +1,7 @@
 """Documents do not lie: every block of Python on a page, every example in a docstring and every lesson is run.
 
-A page is one namespace, read from top to bottom. A block ```text behind a block that printed holds what was printed. A
+A page is one namespace, read from top to bottom. A block ```text behind a block that printed holds what was printed, or is
+a transcript: `$ strobe explain …` and what it prints, which is compared. A
 block that cannot run is tagged `python no-run`, and the line above it says why: `<!-- no-run: needs a GPU -->`.
 """
 
@@ -36,7 +37,7 @@ def pairs(page: Path) -> list[tuple[Block, Block | None]]:
     """Each block of Python, with the block ```text that stands next if there is one: what it prints."""
     found = blocks(page)
     nexts: list[Block | None] = [*found[1:], None]
-    return [(a, b if b is not None and b.language == "text" else None) for a, b in zip(found, nexts, strict=False) if a.language == "python"]
+    return [(a, b if b is not None and b.language == "text" and not b.text.startswith("$ ") else None) for a, b in zip(found, nexts, strict=False) if a.language == "python"]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if pairs(page)], ids=name)
@@ -130,6 +131,18 @@ def test_a_quick_command_on_a_page_runs(command: str, tmp_path: Path) -> None:
     found = subprocess.run([sys.executable, "-m", "strobe.cli", *words], capture_output=True, text=True, check=False, cwd=tmp_path, env=_path())
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip()
+
+
+TRANSCRIPTS = [block for page in PAGES for block in blocks(page) if block.text.startswith("$ strobe explain")]
+
+
+@pytest.mark.parametrize("block", TRANSCRIPTS, ids=lambda block: f"{name(block.page)}:{block.line}")
+def test_a_transcript_is_what_the_command_prints(block: Block, tmp_path: Path) -> None:
+    line, _, told = block.text.partition("\n")
+    words = line.removeprefix("$ strobe ").split()
+    found = subprocess.run([sys.executable, "-m", "strobe.cli", *words], capture_output=True, text=True, check=False, cwd=tmp_path, env=_path())
+    assert found.returncode == 0, found.stderr
+    assert _same(found.stdout, told), f"{name(block.page)}:{block.line} says\n{told}\nand it prints\n{found.stdout}"
 
 
 def _path() -> dict[str, str]:
