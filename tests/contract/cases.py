@@ -150,6 +150,8 @@ CRUEL = (
     Case("all terms", 1, 24, 40, 4, 2, 64, mask=Causal() & Window(before=20), terms=("cap", "bias", "alibi", "sink"), dropout=Dropout(0.1, 9)),
     Case("sink and no keys", 1, 3, 0, 4, 2, 64, terms=("sink",)),
     Case("many keys, one head", 1, 1, 3001, 1, 1, 64),
+    Case("64k keys, one query", 1, 1, 65_536, 4, 1, 64),
+    Case("16k keys, a tile of queries", 1, 40, 16_384, 1, 1, 64, gradient=False),
     Case("long, one head", 1, 300, 1111, 1, 1, 64, mask=Causal()),
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The suite `cpu`: attention on this processor beside torch's own ways, case by case.
 
-A case's contenders run interleaved on the same buffers, each reading them in the order of axes it prefers (Strobe
-`[B, S, G, D]`, torch `[B, G, S, D]`: the numbers are random either way). Before anything is timed Strobe has to agree
+A case's contenders run interleaved on the same buffers and read the same numbers in the same order of axes: torch's,
+`[B, G, S, D]` in memory, which Strobe takes as strides. (Pages lie as an engine keeps them, `[P, Z, G, D]`.) Before anything is timed Strobe has to agree
 with float64 on every case, or nothing is measured; a peer that does not agree loses its number.
 """
 
@@ -38,7 +38,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Arrays:
-    """One buffer set: flat storage, seen by each contender in its own order of axes."""
+    """One buffer set: flat storage, head after head, seen by each contender in the axes of its interface."""
 
     case: Case
     q: Tensor
@@ -47,12 +47,12 @@ class Arrays:
     table: Tensor | None = None
 
     def ours(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`[B, T, H, D]`, `[B, S, G, D]`, `[B, S, G, D]`."""
-        c = self.case
-        return self.q.view(c.B, c.T, c.H, c.D), self.k.view(c.B, c.S, c.G, c.D), self.v.view(c.B, c.S, c.G, c.D)
+        """`[B, T, H, D]`, `[B, S, G, D]`, `[B, S, G, D]`: views of what torch reads."""
+        q, k, v = self.torchs()
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def torchs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`[B, H, T, D]`, `[B, G, S, D]`, `[B, G, S, D]`: other numbers in the same bytes."""
+        """`[B, H, T, D]`, `[B, G, S, D]`, `[B, G, S, D]`."""
         c = self.case
         return self.q.view(c.B, c.H, c.T, c.D), self.k.view(c.B, c.G, c.S, c.D), self.v.view(c.B, c.G, c.S, c.D)
 
@@ -147,11 +147,6 @@ def ways(case: Case, flex: bool) -> list[Way]:
     return found
 
 
-def _lies(arrays: Arrays) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = arrays.torchs()
-    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-
-
 def _torch_sdpa(case: Case) -> Way:
     attend: Any = torch.nn.functional.scaled_dot_product_attention
     square, grouped = case.T == case.S, case.H != case.G
@@ -162,7 +157,7 @@ def _torch_sdpa(case: Case) -> Way:
     def run(arrays: Arrays) -> Tensor:
         return attend(*arrays.torchs(), attn_mask=visible, is_causal=causal, enable_gqa=grouped)
 
-    return Way("torch sdpa", run, _lies, lambda out: out.transpose(1, 2))
+    return Way("torch sdpa", run, Arrays.ours, lambda out: out.transpose(1, 2))
 
 
 def _torch_packed(case: Case) -> Way:
@@ -173,7 +168,7 @@ def _torch_packed(case: Case) -> Way:
         q, k, v = arrays.torchs()
         return attend(q.view(case.B, case.G, case.H // case.G, case.D), k, v)
 
-    return Way("torch packed", run, _lies, lambda out: out.reshape(case.B, 1, case.H, case.D))
+    return Way("torch packed", run, Arrays.ours, lambda out: out.reshape(case.B, 1, case.H, case.D))
 
 
 def _torch_flex(case: Case) -> Way:
@@ -188,7 +183,7 @@ def _torch_flex(case: Case) -> Way:
     def run(arrays: Arrays) -> Tensor:
         return attend(*arrays.torchs(), block_mask=block_mask, enable_gqa=case.H != case.G)
 
-    return Way("torch flex", run, _lies, lambda out: out.transpose(1, 2))
+    return Way("torch flex", run, Arrays.ours, lambda out: out.transpose(1, 2))
 
 
 def gate(case: Case, way: Way, arrays: Arrays) -> str | None:

@@ -2,6 +2,8 @@
 // Reading memory is the cost, so the next block is fetched ahead.
 #pragma once
 
+#include <initializer_list>
+
 #include "softmax.hpp"
 
 namespace strobe {
@@ -9,11 +11,16 @@ namespace STROBE_ISA {
 
 constexpr int FEW_ROWS = 8;
 constexpr int FEW_KEYS = 64;  // of a block: pointers, scores and 16 KiB of bf16 keys stay in the first cache
+// Keys whose values are summed before the sum joins the whole: one long chain of additions would round each at the size of
+// the whole, and over 64k keys in float32 err by ten times the plain computation's error.
+constexpr int64_t STRETCH_KEYS = 4 * FEW_KEYS;
 
 struct FewHead {
   alignas(64) float q[FEW_ROWS * MAX_WIDTH];
-  alignas(64) float o[FEW_ROWS * MAX_WIDTH];
-  float m[FEW_ROWS], l[FEW_ROWS], slope[FEW_ROWS], position[FEW_ROWS];
+  alignas(64) float o[FEW_ROWS * MAX_WIDTH];      // of this stretch of keys
+  alignas(64) float before[FEW_ROWS * MAX_WIDTH];  // of the stretches before it
+  double l[FEW_ROWS];
+  float m[FEW_ROWS], slope[FEW_ROWS], position[FEW_ROWS];
   int64_t lo[FEW_ROWS], hi[FEW_ROWS];
   int rows;
   bool same;  // all rows see the same keys
@@ -146,8 +153,8 @@ static void weigh_row(const Piece &piece, const Scoring &how, FewScratch &f, Few
   if (m > head.m[r] && head.l[r] != 0) {
     float by = exp2f(head.m[r] - base);
     head.l[r] *= by;
-    float *o = head.o + r * MAX_WIDTH;
-    for (int64_t c = 0; c < piece.call->V; c += W) store(o + c, mul(load(o + c), set1(by)));
+    for (float *o : {head.o + r * MAX_WIDTH, head.before + r * MAX_WIDTH})
+      for (int64_t c = 0; c < piece.call->V; c += W) store(o + c, mul(load(o + c), set1(by)));
   }
   head.m[r] = m, head.l[r] += sum(total);
 }
@@ -182,7 +189,16 @@ static void load_few(const Piece &piece, FewHead &head) {
     head.position[r] = static_cast<float>(piece.rows->first + at.t);
     head.slope[r] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + at.h] * LOG2_E : 0;
     write_row(head.q + r * MAX_WIDTH, reinterpret_cast<const T *>(query_at(*piece.rows, at)), call.D, 1.0f);
-    memset(head.o + r * MAX_WIDTH, 0, static_cast<size_t>(call.V) * sizeof(float));
+    for (float *o : {head.o + r * MAX_WIDTH, head.before + r * MAX_WIDTH})
+      memset(o, 0, static_cast<size_t>(round_up(call.V, W)) * sizeof(float));
+  }
+}
+
+// The stretch's sums join those before it.
+static void end_stretch(const Piece &piece, FewHead &head) {
+  for (int r = 0; r < head.rows; r++) {
+    float *o = head.o + r * MAX_WIDTH, *before = head.before + r * MAX_WIDTH;
+    for (int64_t c = 0; c < piece.call->V; c += W) store(before + c, add(load(before + c), load(o + c))), store(o + c, set1(0));
   }
 }
 
@@ -227,13 +243,15 @@ static void attend_few(const Piece *pieces, int heads) {
       tokens_at(*pieces[h].keys, k0, b.count, f.k, f.v);
       b.ahead = rows_ahead(pieces, heads, h, k0, FEW_KEYS, f.next_k, f.next_v);
       few_block<T>(pieces[h], how, f, f.heads[h], b);
+      if ((k0 - pieces[0].key0) % STRETCH_KEYS == STRETCH_KEYS - FEW_KEYS || k0 + FEW_KEYS >= pieces[0].key1)
+        end_stretch(pieces[h], f.heads[h]);
     }
   }
   for (int h = 0; h < heads; h++) {
     const FewHead &head = f.heads[h];
     RowAt at = row_at(*pieces[h].rows, pieces[h].row0);
     for (int r = 0; r < head.rows; r++, at = next_row(*pieces[h].rows, at))
-      finish_row(pieces[h], r, at, head.m[r], head.l[r], head.o + r * MAX_WIDTH);
+      finish_row(pieces[h], r, at, head.m[r], static_cast<float>(head.l[r]), head.before + r * MAX_WIDTH);
   }
 }
 

@@ -158,7 +158,7 @@ static void weights(Sub &sub, float exponent, float *s, int n, vec *by) {
     top[x] = max(load(sub.m + x * W), mul(top[x], factor));
     base[x] = zero_if_minus_infinity(top[x]);  // no key seen yet: any base will do, but -inf - -inf would not
     by[x] = exp2_exact(minus(load(sub.m + x * W), base[x]));
-    total[x] = mul(load(sub.l + x * W), by[x]);
+    total[x] = set1(0);
     store(sub.m + x * W, top[x]);
   }
   for (int j = 0; j < n; j++) {
@@ -169,17 +169,17 @@ static void weights(Sub &sub, float exponent, float *s, int n, vec *by) {
       store(p, e);
     }
   }
-  for (int x = 0; x < R; x++) store(sub.l + x * W, total[x]);
+  for (int x = 0; x < R; x++) store(sub.l + x * W, fma(load(sub.l + x * W), by[x], total[x]));
 }
 
-// Oᵀ = by · Oᵀ + Vᵀ P.
+// Oᵀ = by · Oᵀ + Vᵀ P. A block's sum is made apart: added one by one to the whole, each would be rounded at its size.
 template <int R>
 static void gather_values(const float *p, const float *v, int64_t stride, int n, int64_t V, const vec *by, float *o) {
   for (int64_t d = 0; d < V; d += UNROLL) {
     vec acc[UNROLL][R];
 #pragma GCC unroll 8
     for (int i = 0; i < UNROLL; i++)
-      for (int x = 0; x < R; x++) acc[i][x] = mul(load(o + ((d + i) * R + x) * W), by[x]);
+      for (int x = 0; x < R; x++) acc[i][x] = set1(0);
     const float *vd = v + d;
     for (int j = 0; j < n; j++, vd += stride) {
       vec pj[R];
@@ -192,7 +192,10 @@ static void gather_values(const float *p, const float *v, int64_t stride, int n,
     }
 #pragma GCC unroll 8
     for (int i = 0; i < UNROLL; i++)
-      for (int x = 0; x < R; x++) store(o + ((d + i) * R + x) * W, acc[i][x]);
+      for (int x = 0; x < R; x++) {
+        float *to = o + ((d + i) * R + x) * W;
+        store(to, fma(load(to), by[x], acc[i][x]));
+      }
   }
 }
 

@@ -322,7 +322,7 @@ static void attend_block(const Piece &piece, const AmxArrays &a, const BlockShap
     int c = next.c0;
     if (now.c0 < now.c1) {
       Exponents<TERMS> exponents = {
-          s, a.fixed->p[0], prepare(how, sub, s, key0, now.c0, now.c1, o, shape.v_tiles), {load(sub.l), load(sub.l + 16)}};
+          s, a.fixed->p[0], prepare(how, sub, s, key0, now.c0, now.c1, o, shape.v_tiles), {set1(0), set1(0)}};
       for (int u = now.c0; u < now.c1; u++) {
         int first = u * CHUNK / 2;
         if (c < next.c1) {
@@ -331,8 +331,8 @@ static void attend_block(const Piece &piece, const AmxArrays &a, const BlockShap
           exponents.pairs(first, first + CHUNK / 2);
         }
       }
-      store(sub.l, exponents.l[0]);
-      store(sub.l + 16, exponents.l[1]);
+      store(sub.l, add(load(sub.l), exponents.l[0]));  // a block's sum apart: the long chain would lose float32's last digits
+      store(sub.l + 16, add(load(sub.l + 16), exponents.l[1]));
     }
     for (; c < next.c1; c++) score(i + 1, c, s_next, nothing);
     bool partial = key0 + now.c0 * CHUNK < sub.most_lo || key0 + now.c1 * CHUNK > sub.least_hi;
