@@ -26,6 +26,10 @@ def _call(
     alibi: Alibi | None, sink: Sink | None, dropout: Dropout | None, first: Any,
 ) -> Call:  # fmt: skip
     """The call as one value, keys and values joined in their layout."""
+    if type(scale) is int:
+        scale = float(scale)
+    elif isinstance(scale, bool):  # True and 1.0 would be one key to every cache of checks
+        raise Invalid(f"scale is a finite number; got {scale!r}")
     if isinstance(k, (Paged, Ranged)):
         if v is not None:
             raise Invalid(f"{type(k).__name__} carries its values, so v is left out; got both")

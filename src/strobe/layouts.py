@@ -14,7 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from strobe.errors import Invalid
 from strobe.masks import ARRAY
+
+
+def whole(name: str, value: Any) -> None:
+    """Refuses what is not a whole number; here, since 5 and 5.0 are one key to every cache of checks."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise Invalid(f"{name} is an integer, 0 or more, known to the caller (no array is read); got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,9 @@ class Packed:
     offsets: Any = field(metadata=ARRAY)
     longest: int
 
+    def __post_init__(self) -> None:
+        whole("longest", self.longest)
+
 
 @dataclass(frozen=True)
 class PackedKeys:
@@ -58,6 +68,9 @@ class PackedKeys:
     v: Any = field(metadata=ARRAY)
     offsets: Any = field(metadata=ARRAY)
     longest: int
+
+    def __post_init__(self) -> None:
+        whole("longest", self.longest)
 
 
 @dataclass(frozen=True)
@@ -73,3 +86,6 @@ class Paged:
     table: Any = field(metadata=ARRAY)
     lengths: Any = field(metadata=ARRAY)
     longest: int
+
+    def __post_init__(self) -> None:
+        whole("longest", self.longest)

@@ -54,16 +54,21 @@ class Mask:
         return 0, keys
 
     def __and__(self, other: Mask) -> Mask:
-        """The keys that both masks allow; the same value whichever is named first."""
+        """The keys that both masks allow; for masks of numbers the same value whichever is named first."""
         if not isinstance(other, Mask):  # pyright: ignore[reportUnnecessaryIsInstance] — callers may not check types
             return NotImplemented
         parts: dict[Mask, None] = {}
         window: Window | None = None
+        prefix: Prefix | None = None
         for mask in (*_parts(self), *_parts(other)):
             if isinstance(mask, Window):
                 window = mask if window is None else window.narrowed(mask)
+            elif isinstance(mask, Prefix) and isinstance(mask.length, int):
+                prefix = mask if prefix is None or mask.length < prefix.length else prefix
             else:
                 parts[mask] = None
+        if prefix is not None:
+            parts[prefix] = None
         if window is not None and window != Window():
             parts[window] = None
         if not parts:

@@ -24,7 +24,6 @@ KEYWORDS = {
     "src/strobe/lab/results.py": "whatever is said of a machine is written to the results file, word for word",
 }
 MEMOS = {
-    ("src/strobe/backends/cpu/arguments.py", "_prepared"): "what a plan decides, by the plan's identity: bounded, holds its plans, changes no result",
 }
 TEXTS = [path for folder in ("src", "tests", "docs", "examples", "benchmarks", "tools", ".ci") for path in (ROOT / folder).rglob("*")
          if path.suffix in (".py", ".md", ".cpp", ".hpp", ".h", ".json", "") and path.is_file() and "data" not in path.parts]  # fmt: skip

@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
+from strobe.errors import Invalid
 from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.problem import map_arrays
 
@@ -41,3 +42,10 @@ def test_a_layout_is_frozen_and_hashes_by_what_it_holds(kind: type) -> None:
     assert hash(value) == hash(kind(*range(len(fields(kind)))))
     with pytest.raises(FrozenInstanceError):
         setattr(value, fields(kind)[0].name, None)
+
+
+@pytest.mark.parametrize("longest", [5.0, -1, True, None, [1]])
+def test_the_longest_is_known_to_the_caller(longest: object) -> None:
+    """At once, not when the call is checked: 5 and 5.0 would be one key to the cache of checks."""
+    with pytest.raises(Invalid, match="longest is an integer, 0 or more, known to the caller"):
+        Packed("tokens", "offsets", longest)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ class Pages:
 
     >>> pages = Pages(4)
     >>> held = pages.take(3)
-    >>> pages.share(held[0]); pages.release(held[0]); pages.free
+    >>> pages.share(held[0]); _ = pages.release(held[0]); pages.free
     1
     """
 

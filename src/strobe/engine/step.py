@@ -68,7 +68,10 @@ class Step:
         keys, values = self.storage.keys[layer], self.storage.values[layer]
         if len(self.parts) == 1:
             return self.parts[0].attend(keys, values, q, k, v, terms)
-        found = [part.attend(keys, values, *(x[:, :, part.rows] for x in (q, k, v)), terms) for part in self.parts]
+        found = []
+        for part in self.parts:
+            own_q, own_k, own_v = (x[:, :, part.rows] for x in (q, k, v))
+            found.append(part.attend(keys, values, own_q, own_k, own_v, terms))
         return torch.cat(found, 1)
 
 

@@ -17,7 +17,7 @@ constexpr int64_t STRETCH_KEYS = 4 * FEW_KEYS;
 
 struct FewHead {
   alignas(64) float q[FEW_ROWS * MAX_WIDTH];
-  alignas(64) float o[FEW_ROWS * MAX_WIDTH];      // of this stretch of keys
+  alignas(64) float o[FEW_ROWS * MAX_WIDTH];       // of this stretch of keys
   alignas(64) float before[FEW_ROWS * MAX_WIDTH];  // of the stretches before it
   double l[FEW_ROWS];
   float m[FEW_ROWS], slope[FEW_ROWS], position[FEW_ROWS];

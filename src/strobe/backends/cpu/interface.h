@@ -32,12 +32,12 @@ enum strobe_layout { STROBE_DENSE = 0, STROBE_RANGED = 1, STROBE_PACKED = 2, STR
 
 enum strobe_code {
   STROBE_OK = 0,
-  STROBE_BAD_STRUCT = 1,     /* the caller was built for another interface */
-  STROBE_BAD_ISA = 2,        /* value: the instruction set that this machine lacks */
-  STROBE_BAD_DTYPE = 3,      /* value: the number that names no dtype, or a pair that does not go together */
-  STROBE_BAD_SHAPE = 4,      /* a size is negative, G does not divide H, a width is not a multiple of 8 up to 576 */
-  STROBE_BAD_TABLE = 5,      /* sequence, index in its table row, value: the page number that does not exist */
-  STROBE_BAD_LENGTH = 6,     /* sequence, value: a length or offset outside what there is */
+  STROBE_BAD_STRUCT = 1, /* the caller was built for another interface */
+  STROBE_BAD_ISA = 2,    /* value: the instruction set that this machine lacks */
+  STROBE_BAD_DTYPE = 3,  /* value: the number that names no dtype, or a pair that does not go together */
+  STROBE_BAD_SHAPE = 4,  /* a size is negative, G does not divide H, a width is not a multiple of 8 up to 576 */
+  STROBE_BAD_TABLE = 5,  /* sequence, index in its table row, value: the page number that does not exist */
+  STROBE_BAD_LENGTH = 6, /* sequence, value: a length or offset outside what there is */
   STROBE_NO_MEMORY = 7
 };
 
@@ -56,22 +56,22 @@ typedef struct strobe_attention {
   int64_t B, T, S, H, G, D, V;
   const void *q; /* [B, T, H, D], or [N, H, D] with offsets of B + 1 entries (then T holds N) */
   const void *k, *v;
-  void *out;      /* [B, T, H, V] in dtype */
-  float *lse;     /* [B, T, H] natural logarithm, or null */
+  void *out;                                                                        /* [B, T, H, V] in dtype */
+  float *lse;                                                                       /* [B, T, H] natural logarithm, or null */
   int64_t q_strides[3], k_strides[3], v_strides[3], out_strides[3], lse_strides[3]; /* batch (or page), token, head */
-  const int32_t *q_offsets;      /* null: dense queries */
-  const int32_t *starts;         /* ranged, packed */
-  const int32_t *lengths;        /* ranged, paged */
-  const int32_t *table;          /* paged: [B, table_width], rows table_stride apart */
+  const int32_t *q_offsets;                                                         /* null: dense queries */
+  const int32_t *starts;                                                            /* ranged, packed */
+  const int32_t *lengths;                                                           /* ranged, paged */
+  const int32_t *table;                                                             /* paged: [B, table_width], rows table_stride apart */
   int64_t table_stride, table_width, P, Z;
-  const int32_t *first;          /* position of each sequence's first query; null: first_all or the default */
-  int64_t first_all;             /* used if place_all is 1 */
-  int32_t place_all, reserved;   /* place_all 0 and first null: the last query stands at the last key */
-  int64_t before, after;         /* query at position p sees keys p - before .. p + after; causal is after = 0 */
-  float scale, cap;              /* cap 0: no soft cap */
-  const float *sink;             /* [H] or null */
-  const float *slopes;           /* ALiBi slopes [B, H] or null */
-  int64_t slopes_stride;         /* from a sequence to the next; 0 for [H] */
+  const int32_t *first;        /* position of each sequence's first query; null: first_all or the default */
+  int64_t first_all;           /* used if place_all is 1 */
+  int32_t place_all, reserved; /* place_all 0 and first null: the last query stands at the last key */
+  int64_t before, after;       /* query at position p sees keys p - before .. p + after; causal is after = 0 */
+  float scale, cap;            /* cap 0: no soft cap */
+  const float *sink;           /* [H] or null */
+  const float *slopes;         /* ALiBi slopes [B, H] or null */
+  int64_t slopes_stride;       /* from a sequence to the next; 0 for [H] */
   strobe_fault fault;
 } strobe_attention;
 
@@ -82,10 +82,10 @@ typedef struct strobe_append {
   int32_t isa, threads;
   int32_t from_dtype, to_dtype; /* equal, or float32 to a narrower one */
   int64_t B, T, G, D, V;
-  const void *k, *v;           /* new keys and values */
-  void *k_pages, *v_pages;     /* [P, Z, G, D], [P, Z, G, V] */
+  const void *k, *v;                                                          /* new keys and values */
+  void *k_pages, *v_pages;                                                    /* [P, Z, G, D], [P, Z, G, V] */
   int64_t k_strides[3], v_strides[3], k_pages_strides[3], v_pages_strides[3]; /* batch (or page), token, head */
-  const int32_t *offsets;      /* null: dense new tokens */
+  const int32_t *offsets;                                                     /* null: dense new tokens */
   const int32_t *table, *lengths;
   int64_t table_stride, table_width, P, Z;
   strobe_fault fault;

@@ -321,8 +321,7 @@ static void attend_block(const Piece &piece, const AmxArrays &a, const BlockShap
     float *s = a.fixed->s[which], *s_next = a.fixed->s[which ^ 1], *o = a.o + i * a.o_sub;
     int c = next.c0;
     if (now.c0 < now.c1) {
-      Exponents<TERMS> exponents = {
-          s, a.fixed->p[0], prepare(how, sub, s, key0, now.c0, now.c1, o, shape.v_tiles), {set1(0), set1(0)}};
+      Exponents<TERMS> exponents = {s, a.fixed->p[0], prepare(how, sub, s, key0, now.c0, now.c1, o, shape.v_tiles), {set1(0), set1(0)}};
       for (int u = now.c0; u < now.c1; u++) {
         int first = u * CHUNK / 2;
         if (c < next.c1) {
