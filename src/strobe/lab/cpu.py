@@ -226,8 +226,11 @@ def _measured(case: Case, sets: list[Arrays], count: int, effort: Effort, found:
             except RuntimeError as error:  # how torch says that it cannot
                 peers[way.name] = str(error).splitlines()[0][:120]
                 continue
-            if isinstance(found_error, str) or found_error[0] > ANOTHER * found_error[1]:
+            if isinstance(found_error, str):
                 peers[way.name] = f"wrong: {found_error}"
+                continue
+            if found_error[0] > ANOTHER * found_error[1]:
+                peers[way.name] = f"wrong: error {found_error[0]:.1e} against float64"
                 continue
             if found_error[0] > found_error[1]:
                 inexact[way.name] = f"error {found_error[0]:.1e}, Strobe allows itself {found_error[1]:.1e}"

@@ -109,10 +109,11 @@ static inline int64_t run_at(const Keys &keys, int64_t s, const char **k, const 
 
 // Pointers to n tokens from s on; s + n must not pass the count.
 static inline void tokens_at(const Keys &keys, int64_t s, int n, const char **k, const char **v) {
+  const int64_t k_step = keys.k_token, v_step = keys.v_token;  // the compiler cannot know that k and v are not these
   for (int j = 0; j < n;) {
     const char *kj, *vj;
-    int64_t run = least(run_at(keys, s + j, &kj, &vj), n - j);
-    for (int64_t i = 0; i < run; i++, j++, kj += keys.k_token, vj += keys.v_token) k[j] = kj, v[j] = vj;
+    int end = j + static_cast<int>(least(run_at(keys, s + j, &kj, &vj), n - j));
+    for (; j < end; j++, kj += k_step, vj += v_step) k[j] = kj, v[j] = vj;
   }
 }
 

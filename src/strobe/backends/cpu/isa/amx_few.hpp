@@ -95,9 +95,37 @@ struct AmxFewBlock {
   EvenRows v[GROUPS];
 };
 
+// Scores of one group of keys with up to four tiles of Q resident in 4 … 7. Tiles are named by literals, so a macro.
+#define STROBE_RESIDENT_PRODUCTS(sum, ks, chunks, s) \
+  _tile_zero(sum);                                   \
+  _tile_loadd(2, ks.at, ks.step);                    \
+  _tile_dpbf16ps(sum, 2, 4);                         \
+  if (chunks > 1) {                                  \
+    _tile_loadd(3, ks.at + 64, ks.step);             \
+    _tile_dpbf16ps(sum, 3, 5);                       \
+  }                                                  \
+  if (chunks > 2) {                                  \
+    _tile_loadd(2, ks.at + 128, ks.step);            \
+    _tile_dpbf16ps(sum, 2, 6);                       \
+  }                                                  \
+  if (chunks > 3) {                                  \
+    _tile_loadd(3, ks.at + 192, ks.step);            \
+    _tile_dpbf16ps(sum, 3, 7);                       \
+  }                                                  \
+  _tile_stored(sum, s, 64);
+
+static inline void load_resident_queries(const bf16 *q, int chunks) {
+  _tile_loadd(4, q, 64);
+  if (chunks > 1) _tile_loadd(5, q + TILE, 64);
+  if (chunks > 2) _tile_loadd(6, q + 2 * TILE, 64);
+  if (chunks > 3) _tile_loadd(7, q + 3 * TILE, 64);
+}
+
 static void score_groups(const Piece &piece, AmxFewScratch &f, const AmxFewHead &head, AmxFewBlock &b) {
   const strobe_attention &call = *piece.call;
   int chunks = static_cast<int>(call.D / CHUNK);
+  bool resident = chunks <= 4;
+  if (resident) load_resident_queries(head.q, chunks);
   for (int g = 0; g < b.groups; g++) {
     int j0 = g * GROUP, n = static_cast<int>(least(GROUP, b.count - j0));
     const char *k, *v;
@@ -105,6 +133,14 @@ static void score_groups(const Piece &piece, AmxFewScratch &f, const AmxFewHead 
     EvenRows ks = even_rows(f.ks + j0, n, even, piece.keys->k_token, call.D, f.k);
     b.v[g] = even_rows(f.vs + j0, n, even, piece.keys->v_token, call.V, f.v[g]);
     fetch_rows(f.next_k, j0, j0 + GROUP / 2, b.ahead, call.D * 2);
+    if (resident) {  // neighbouring groups take turns with two sums, so that one does not wait for the other's store
+      if (g % 2 == 0) {
+        STROBE_RESIDENT_PRODUCTS(0, ks, chunks, f.s[j0])
+      } else {
+        STROBE_RESIDENT_PRODUCTS(1, ks, chunks, f.s[j0])
+      }
+      continue;
+    }
     _tile_zero(0);
     _tile_zero(1);
     for (int c = 0; c < chunks; c += 2) {  // two sums, so that one multiplication does not wait for the other
@@ -122,6 +158,7 @@ static void score_groups(const Piece &piece, AmxFewScratch &f, const AmxFewHead 
     for (int j = 0; j < GROUP; j++) store(f.s[j0 + j], add(load(f.s[j0 + j]), load(odd[j])));
   }
 }
+#undef STROBE_RESIDENT_PRODUCTS
 
 static void weigh_groups(const Piece &piece, const Scoring &how, AmxFewScratch &f, AmxFewHead &head, const AmxFewBlock &b) {
   int keys = b.groups * GROUP;
@@ -170,6 +207,7 @@ static void weigh_groups(const Piece &piece, const Scoring &how, AmxFewScratch &
 
 static void gather_groups(const Piece &piece, const AmxFewScratch &f, AmxFewHead &head, const AmxFewBlock &b) {
   int chunks = static_cast<int>(piece.call->V / CHUNK), steps = (chunks + 1) / 2 * b.groups, step = 0;
+  int share = (FEW_KEYS + steps - 1) / steps;  // rows to fetch a step
   for (int c = 0; c < chunks; c += 2) {
     float *o = head.o + c * TILE;
     bool two = c + 1 < chunks;
@@ -182,7 +220,7 @@ static void gather_groups(const Piece &piece, const AmxFewScratch &f, AmxFewHead
     for (int g = 0; g < b.groups; g++, step++) {
       _tile_loadd(4, f.p[g][0], 64);
       _tile_loadd(5, f.p[g][1], 64);
-      fetch_rows(f.next_v, step * FEW_KEYS / steps, (step + 1) * FEW_KEYS / steps, b.ahead, piece.call->V * 2);
+      fetch_rows(f.next_v, step * share, (step + 1) * share, b.ahead, piece.call->V * 2);
       _tile_loadd(6, b.v[g].at + c * 64, b.v[g].step);
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 5, 6);
