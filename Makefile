@@ -23,17 +23,12 @@ clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis src/strobe_attention.egg-info src/strobe/backends/cpu/_cpu*.so
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Where no NVIDIA driver is, torch comes from its CPU index, which spares gigabytes; where that index cannot be reached,
-# from the default one, and the line says so.
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 $(STAMP): $(BIN)/python pyproject.toml setup.py $(NATIVE)
 	@if $(BIN)/python -c 'import torch' 2>/dev/null; then \
 	    echo "torch is here: $$($(BIN)/python -c 'import torch; print(torch.__version__)')"; \
-	elif [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then \
-	    $(BIN)/pip install --quiet --retries 1 --timeout 20 --index-url https://download.pytorch.org/whl/cpu "$(TORCH)" 2>/dev/null \
-	    || { echo "torch's CPU index is out of reach: installing $(TORCH) from the default index"; $(BIN)/pip install --quiet "$(TORCH)"; }; \
 	else \
 	    $(BIN)/pip install --quiet "$(TORCH)"; \
 	fi
