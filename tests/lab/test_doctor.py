@@ -67,6 +67,6 @@ def test_facts_name_what_is_missing_and_what_it_costs(monkeypatch: pytest.Monkey
     monkeypatch.setattr(doctor, "compiled_library", lambda: None)
     monkeypatch.setattr(doctor, "EXTRAS", {"lab": ("no_such_module",)})
     found = dict(facts())
-    assert "times slower" in found["compiled library"]
+    assert "twice as slow" in found["compiled library"]
     assert found["extra [lab]"] == "not installed (no_such_module): pip install 'strobe-attention[lab]'"
     assert found["torch"] == torch.__version__
