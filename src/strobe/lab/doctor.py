@@ -106,7 +106,7 @@ def facts() -> list[tuple[str, str]]:
 def _library() -> str:
     path = compiled_library()
     if path is None:
-        return "missing: attention runs in torch's kernel, prefill up to twice as slow, and caps, sinks and append in float64. Install with g++ present"
+        return "missing: attention runs in torch's kernel, prefill up to twice as slow, caps and sinks in float64. Install with g++ present"
     try:
         workshop = kernel("cpu", "library")
         interface = workshop.library().strobe_interface()
