@@ -108,7 +108,7 @@ def attention_state(
     Raises:
         Invalid, Unsupported: as for `attention`.
 
-    Error: lse within 2e-5 of float64's in float32, twice the plain computation's in narrower dtypes.
+    Error: of out and lse, at most twice that of the plain computation in the same dtype (docs/contract.md).
     Source: Dao, 2023, arXiv:2307.08691, section 3.1 (the log-sum-exp kept for the backward pass).
 
     >>> import torch
