@@ -13,7 +13,7 @@ constexpr int FEW_ROWS = 8;
 constexpr int FEW_KEYS = 64;  // of a block: pointers, scores and 16 KiB of bf16 keys stay in the first cache
 // Keys whose values are summed before the sum joins the whole: one long chain of additions would round each at the size of
 // the whole, and over 64k keys in float32 err by ten times the plain computation's error.
-constexpr int64_t STRETCH_KEYS = 4 * FEW_KEYS;
+constexpr int64_t STRETCH_KEYS = 256;
 
 struct FewHead {
   alignas(64) float q[FEW_ROWS * MAX_WIDTH];
@@ -27,46 +27,76 @@ struct FewHead {
 };
 struct FewScratch {
   alignas(64) float s[FEW_ROWS * FEW_KEYS];
-  const char *k[FEW_KEYS], *v[FEW_KEYS], *next_k[FEW_KEYS], *next_v[FEW_KEYS];
+  const char *k[FEW_KEYS], *v[FEW_KEYS];
   FewHead heads[MOST_HEADS];
 };
 [[maybe_unused]] static size_t few_bytes(const strobe_attention &) { return sizeof(FewScratch); }
 
-static inline void fetch_row(const char *p, int64_t bytes) {
-  constexpr int64_t LINE = 64;
-  if (bytes == 4 * LINE) {  // 128 numbers of 16 bits, the most common: without a loop's counting
-    __builtin_prefetch(p, 0, 2), __builtin_prefetch(p + LINE, 0, 2);
-    __builtin_prefetch(p + 2 * LINE, 0, 2), __builtin_prefetch(p + 3 * LINE, 0, 2);
-    return;
+// Walks the rows of keys, or of values, that will be needed, in the order of memory, and asks for them. A row is one token of
+// one head; heads that lie side by side are walked together.
+class Fetcher {
+ public:
+  Fetcher() = default;
+  // From token s on, up to token `end`; `head` bytes from a head to the next.
+  Fetcher(const Keys &keys, bool values, int64_t width_bytes, int64_t s, int64_t end, int heads, int64_t head)
+      : keys_(&keys), values_(values), lines_(static_cast<int>((width_bytes + LINE - 1) / LINE)), heads_(heads), token_(s), end_(end) {
+    step_ = heads == 1 ? (values ? keys.v_token : keys.k_token) : head;
+    next_run();
   }
-  for (int64_t x = 0; x < bytes; x += LINE) __builtin_prefetch(p + x, 0, 2);
+  // LINES of a row, if the compiler may know: without a loop's counting.
+  template <int LINES>
+  inline __attribute__((always_inline)) void rows(int n) {
+    for (; n > 0 && left_ > 0; n--) {
+#pragma GCC unroll 8
+      for (int x = 0; x < (LINES ? LINES : lines_); x++) __builtin_prefetch(at_ + x * LINE, 0, 2);
+      at_ += step_;
+      if (--left_ == 0) next_run();
+    }
+  }
+
+ private:
+  static constexpr int LINE = 64;
+
+  void next_run() {
+    if (token_ >= end_) return;
+    const char *k, *v;
+    int64_t run = least(run_at(*keys_, token_, &k, &v), end_ - token_);
+    at_ = values_ ? v : k;
+    if (heads_ == 1) {
+      token_ += run, left_ = run;
+    } else {
+      token_++, left_ = heads_;
+    }
+  }
+
+  const Keys *keys_ = nullptr;
+  const char *at_ = nullptr;
+  bool values_ = false;
+  int lines_ = 0, heads_ = 1;
+  int64_t token_ = 0, end_ = 0, step_ = 0, left_ = 0;
+};
+struct Fetchers {
+  Fetcher k, v;
+};
+// What lies `ahead` tokens before the first key of these heads.
+static Fetchers fetchers(const Piece *pieces, int heads, int64_t ahead) {
+  const Keys &keys = *pieces[0].keys;
+  const strobe_attention &call = *pieces[0].call;
+  int64_t bytes = dtype_bytes(call.dtype), s = pieces[0].key0 + ahead, end = pieces[0].key1;
+  int64_t k_head = heads > 1 ? pieces[1].keys->k - keys.k : 0, v_head = heads > 1 ? pieces[1].keys->v - keys.v : 0;
+  return {Fetcher(keys, false, call.D * bytes, s, end, heads, k_head), Fetcher(keys, true, call.V * bytes, s, end, heads, v_head)};
 }
 
-// What head h fetches while it computes: its share, in the order of memory, of the keys and values of all heads that lie
-// `ahead` tokens before the block at k0. Returns how many rows.
-static int rows_ahead(const Piece *pieces, int heads, int h, int64_t k0, int ahead, const char **next_k, const char **next_v) {
-  const Keys &keys = *pieces[0].keys;
-  if (heads == 1) {
-    int count = static_cast<int>(clamp(pieces[0].key1 - k0 - ahead, 0, FEW_KEYS));
-    tokens_at(keys, k0 + ahead, count, next_k, next_v);
-    return count;
-  }
-  int64_t k_head = pieces[1].keys->k - keys.k, v_head = pieces[1].keys->v - keys.v;
-  int64_t token0 = k0 + ahead + h * FEW_KEYS / heads, left;
-  int head = h * FEW_KEYS % heads;
-  left = clamp((pieces[0].key1 - token0) * heads - head, 0, FEW_KEYS);
-  for (int i = 0; i < left;) {
-    const char *k, *v;
-    int64_t run = run_at(keys, token0, &k, &v);
-    for (; run > 0 && i < left; run--, token0++, k += keys.k_token, v += keys.v_token, head = 0)
-      for (; head < heads && i < left; head++, i++) next_k[i] = k + head * k_head, next_v[i] = v + head * v_head;
-  }
-  return static_cast<int>(left);
+// WIDTH is that of keys and values, 0 where only the call knows; a row of a known one in lines.
+template <int WIDTH, class T>
+constexpr int lines() {
+  return WIDTH * static_cast<int>(sizeof(T)) / 64;
 }
 
 // s[r][j] = q[r] · k[j] for R rows and four keys.
-template <int R, class T>
-static inline void scores_few(const float *q, const char *const *k, int64_t D, float *s) {
+template <int R, int WIDTH, class T>
+static inline __attribute__((always_inline)) void scores_few(const float *q, const char *const *k, int64_t any, float *s) {
+  const int64_t D = WIDTH ? WIDTH : any;
   constexpr int KEYS = 4;
   const T *at[KEYS];
   vec acc[R][KEYS];
@@ -76,6 +106,7 @@ static inline void scores_few(const float *q, const char *const *k, int64_t D, f
     for (int r = 0; r < R; r++) acc[r][j] = set1(0);
   }
   int64_t d = 0;
+#pragma GCC unroll 8
   for (; d + W <= D; d += W) {
     vec kd[KEYS];
     for (int j = 0; j < KEYS; j++) kd[j] = load(at[j] + d);
@@ -97,14 +128,13 @@ static inline void scores_few(const float *q, const char *const *k, int64_t D, f
 }
 
 // o[r] += Σ p[r][j] v[j] over C vectors of the width.
-template <int R, int C, class T>
-static inline void values_few(const float *p, const char *const *v, int j0, int j1, int64_t d, float *o, const char *const *fetch,
-                              int64_t bytes) {
+template <int R, int C, int LINES, class T>
+static inline void values_few(const float *p, const char *const *v, int j0, int j1, int64_t d, float *o, Fetcher *next) {
   vec acc[R][C];
   for (int r = 0; r < R; r++)
     for (int c = 0; c < C; c++) acc[r][c] = load(o + r * MAX_WIDTH + d + c * W);
   for (int j = j0; j < j1; j++) {
-    if (fetch) fetch_row(fetch[j], bytes);
+    if (next) next->rows<LINES>(1);
     const T *at = reinterpret_cast<const T *>(v[j]) + d;
     vec x[C];
     for (int c = 0; c < C; c++) x[c] = load(at + c * W);
@@ -120,19 +150,17 @@ static inline void values_few(const float *p, const char *const *v, int j0, int 
 
 struct FewBlock {
   int64_t k0;
-  int count, ahead;  // keys; rows to fetch
+  int count;
 };
 
-template <int R, class T>
-static void score_block(const Piece &piece, FewScratch &f, const FewHead &head, const FewBlock &b, int r0) {
+template <int R, int WIDTH, class T>
+static void score_block(const Piece &piece, FewScratch &f, const FewHead &head, const FewBlock &b, int r0, Fetcher &next) {
   const strobe_attention &call = *piece.call;
-  int64_t bytes = call.D * static_cast<int64_t>(sizeof(T));
   for (int j = 0; j < b.count; j += 4) {
     const char *k[4];
     for (int i = 0; i < 4; i++) k[i] = f.k[least(j + i, b.count - 1)];
-    if (r0 == 0)
-      for (int i = j; i < j + 4 && i < b.ahead; i++) fetch_row(f.next_k[i], bytes);
-    scores_few<R, T>(head.q + r0 * MAX_WIDTH, k, call.D, f.s + r0 * FEW_KEYS + j);
+    if (r0 == 0) next.rows<lines<WIDTH, T>()>(4);
+    scores_few<R, WIDTH, T>(head.q + r0 * MAX_WIDTH, k, call.D, f.s + r0 * FEW_KEYS + j);
   }
 }
 
@@ -169,15 +197,16 @@ static void weigh_row(const Piece &piece, const Scoring &how, FewScratch &f, Few
   head.m[r] = m, head.l[r] += sum(total);
 }
 
-template <int R, class T>
-static void value_block(const Piece &piece, const FewScratch &f, FewHead &head, const FewBlock &b, int r0, int j0, int j1) {
+template <int R, int WIDTH, class T>
+static void value_block(const Piece &piece, const FewScratch &f, FewHead &head, const FewBlock &b, int r0, int j0, int j1, Fetcher &next) {
   constexpr int C = R == 4 ? 4 : 8;  // 16 or fewer accumulators beside C values
-  int64_t V = piece.call->V, d = 0, bytes = V * static_cast<int64_t>(sizeof(T));
+  const int64_t V = WIDTH ? WIDTH : piece.call->V;
+  int64_t d = 0;
   const float *p = f.s + r0 * FEW_KEYS;
   float *o = head.o + r0 * MAX_WIDTH;
-  const char *const *fetch = r0 == 0 && b.ahead >= j1 ? f.next_v : nullptr;  // during the first pass only
-  for (; d + C * W <= V; d += C * W, fetch = nullptr) values_few<R, C, T>(p, f.v, j0, j1, d, o, fetch, bytes);
-  for (; d + W <= V; d += W, fetch = nullptr) values_few<R, 1, T>(p, f.v, j0, j1, d, o, fetch, bytes);
+  Fetcher *fetch = r0 == 0 ? &next : nullptr;  // during the first pass only
+  for (; d + C * W <= V; d += C * W, fetch = nullptr) values_few<R, C, lines<WIDTH, T>(), T>(p, f.v, j0, j1, d, o, fetch);
+  for (; d + W <= V; d += W, fetch = nullptr) values_few<R, 1, lines<WIDTH, T>(), T>(p, f.v, j0, j1, d, o, fetch);
   for (int r = 0; d < V && r < R; r++) {
     int left = static_cast<int>(V - d);
     vec acc = load(o + r * MAX_WIDTH + d);
@@ -212,47 +241,47 @@ static void end_stretch(const Piece &piece, FewHead &head) {
   }
 }
 
-template <class T>
-static void few_block(const Piece &piece, const Scoring &how, FewScratch &f, FewHead &head, const FewBlock &b) {
+template <int WIDTH, class T>
+static void few_block(const Piece &piece, const Scoring &how, FewScratch &f, FewHead &head, const FewBlock &b, Fetchers &next) {
   int n = head.rows;
   for (int r = 0; r < n;) {
     if (n - r >= 4) {
-      score_block<4, T>(piece, f, head, b, r), r += 4;
+      score_block<4, WIDTH, T>(piece, f, head, b, r, next.k), r += 4;
     } else if (n - r >= 2) {
-      score_block<2, T>(piece, f, head, b, r), r += 2;
+      score_block<2, WIDTH, T>(piece, f, head, b, r, next.k), r += 2;
     } else {
-      score_block<1, T>(piece, f, head, b, r), r += 1;
+      score_block<1, WIDTH, T>(piece, f, head, b, r, next.k), r += 1;
     }
   }
   for (int r = 0; r < n; r++) weigh_row(piece, how, f, head, b, r);
   auto seen = [&](int64_t key) { return static_cast<int>(clamp(key - b.k0, 0, b.count)); };
   if (!head.same) {  // each row its own keys: a value that one row may not see never meets it
-    for (int r = 0; r < n; r++) value_block<1, T>(piece, f, head, b, r, seen(head.lo[r]), seen(head.hi[r]));
+    for (int r = 0; r < n; r++) value_block<1, WIDTH, T>(piece, f, head, b, r, seen(head.lo[r]), seen(head.hi[r]), next.v);
     return;
   }
   int j0 = seen(head.lo[0]), j1 = seen(head.hi[0]);
   for (int r = 0; r < n;) {
     if (n - r >= 4) {
-      value_block<4, T>(piece, f, head, b, r, j0, j1), r += 4;
+      value_block<4, WIDTH, T>(piece, f, head, b, r, j0, j1, next.v), r += 4;
     } else if (n - r >= 2) {
-      value_block<2, T>(piece, f, head, b, r, j0, j1), r += 2;
+      value_block<2, WIDTH, T>(piece, f, head, b, r, j0, j1, next.v), r += 2;
     } else {
-      value_block<1, T>(piece, f, head, b, r, j0, j1), r += 1;
+      value_block<1, WIDTH, T>(piece, f, head, b, r, j0, j1, next.v), r += 1;
     }
   }
 }
 
-template <class T>
+template <int WIDTH, class T>
 static void attend_few(const Piece *pieces, int heads) {
   FewScratch &f = *reinterpret_cast<FewScratch *>(pieces[0].scratch);
   Scoring how = scoring(*pieces[0].call);
+  Fetchers next = fetchers(pieces, heads, FEW_KEYS);
   for (int h = 0; h < heads; h++) load_few<T>(pieces[h], f.heads[h]);
   for (int64_t k0 = pieces[0].key0; k0 < pieces[0].key1; k0 += FEW_KEYS) {
     for (int h = 0; h < heads; h++) {
-      FewBlock b = {k0, static_cast<int>(least(FEW_KEYS, pieces[h].key1 - k0)), 0};
+      FewBlock b = {k0, static_cast<int>(least(FEW_KEYS, pieces[h].key1 - k0))};
       tokens_at(*pieces[h].keys, k0, b.count, f.k, f.v);
-      b.ahead = rows_ahead(pieces, heads, h, k0, FEW_KEYS, f.next_k, f.next_v);
-      few_block<T>(pieces[h], how, f, f.heads[h], b);
+      few_block<WIDTH, T>(pieces[h], how, f, f.heads[h], b, next);
       if ((k0 - pieces[0].key0) % STRETCH_KEYS == STRETCH_KEYS - FEW_KEYS || k0 + FEW_KEYS >= pieces[0].key1)
         end_stretch(pieces[h], f.heads[h]);
     }
@@ -265,6 +294,13 @@ static void attend_few(const Piece *pieces, int heads) {
   }
 }
 
+template <class T>
+static void attend_few(const Piece *pieces, int heads) {
+  const strobe_attention &call = *pieces[0].call;
+  if (call.D == 128 && call.V == 128) return attend_few<128, T>(pieces, heads);
+  if (call.D == 64 && call.V == 64) return attend_few<64, T>(pieces, heads);
+  attend_few<0, T>(pieces, heads);
+}
 static void attend_few(const Piece *pieces, int heads) {
   int dtype = pieces[0].call->dtype;
   if (dtype == STROBE_F32) attend_few<float>(pieces, heads);

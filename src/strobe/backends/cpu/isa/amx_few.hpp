@@ -15,22 +15,34 @@ constexpr int AMX_FEW_ROWS = 16;
 constexpr int GROUP = 16;                 // keys of a tile
 constexpr int GROUPS = FEW_KEYS / GROUP;  // of a block
 constexpr int AHEAD = 96;                 // keys between what is computed and what is fetched
-constexpr int LEAST_AMX_ROWS = 2;         // one row is as fast without tiles
+constexpr int LEAST_AMX_ROWS = 3;         // fewer are faster without tiles
 
 struct AmxFewHead {
   alignas(64) bf16 q[AMX_FEW_ROWS * MAX_WIDTH];   // [chunk of D] tiles of pairs
   alignas(64) float o[AMX_FEW_ROWS * MAX_WIDTH];  // [chunk of V][even, odd columns] tiles
-  alignas(64) float m[AMX_FEW_ROWS], l[AMX_FEW_ROWS], slope[AMX_FEW_ROWS], position[AMX_FEW_ROWS];
+  alignas(64) float l[AMX_FEW_ROWS][GROUP];       // sums by the key's place in its group
+  alignas(64) float m[AMX_FEW_ROWS], slope[AMX_FEW_ROWS], position[AMX_FEW_ROWS];
   alignas(64) int32_t lo[AMX_FEW_ROWS], hi[AMX_FEW_ROWS];
   int64_t most_lo, least_hi;
   int rows;
 };
-struct AmxFewScratch {
+struct EvenRows {
+  const char *at;
+  int64_t step;  // bytes from a row to the next
+
+  const bf16 *row(int64_t j) const { return reinterpret_cast<const bf16 *>(at + j * step); }
+};
+struct AmxFewBlock {  // of one head
   alignas(64) float s[FEW_KEYS][AMX_FEW_ROWS];
-  alignas(64) uint32_t p[GROUPS][2][AMX_FEW_ROWS][GROUP];
-  alignas(64) bf16 k[GROUP * MAX_WIDTH], v[GROUPS][GROUP * MAX_WIDTH];  // groups that do not lie evenly
+  alignas(64) uint32_t p[GROUPS][2][AMX_FEW_ROWS][GROUP];                         // the last rows of sixteen, if not there, hold anything
+  alignas(64) bf16 k_copy[GROUP * MAX_WIDTH], v_copy[GROUPS][GROUP * MAX_WIDTH];  // groups that do not lie evenly
+  EvenRows v[GROUPS];
+  int64_t k0;
+  int head, count, groups;  // keys; tiles of keys
+};
+struct AmxFewScratch {
+  AmxFewBlock blocks[2];
   alignas(64) float row[MAX_WIDTH];
-  const char *ks[FEW_KEYS], *vs[FEW_KEYS], *next_k[FEW_KEYS], *next_v[FEW_KEYS];
   AmxFewHead heads[MOST_HEADS];
 };
 static size_t amx_few_bytes(const strobe_attention &) {
@@ -42,21 +54,21 @@ static bool on_tiles(const strobe_attention &call, int64_t rows) {
 }
 static bool amx_few_takes(const strobe_attention &call, int64_t rows) { return rows <= FEW_ROWS || on_tiles(call, rows); }
 
-struct EvenRows {
-  const char *at;
-  int64_t step;  // bytes from a row to the next
-};
-// Sixteen rows at one distance: as they lie if they do, else copied, zeros behind the last.
-static inline EvenRows even_rows(const char *const *rows, int n, bool even, int64_t step, int64_t width, bf16 *copy) {
-  if (even) return {rows[0], step};
-  for (int j = 0; j < GROUP; j++) {
-    if (j < n) {
-      memcpy(copy + j * width, rows[j], static_cast<size_t>(width) * sizeof(bf16));
-    } else {
-      memset(copy + j * width, 0, static_cast<size_t>(width) * sizeof(bf16));
-    }
+// n tokens of sixteen at one distance: as they lie if they do, else copied, zeros behind the last.
+static inline void even_rows(const Keys &keys, int64_t s, int n, int64_t D, int64_t V, bf16 *k_copy, bf16 *v_copy, EvenRows *k,
+                             EvenRows *v) {
+  const char *ks[GROUP], *vs[GROUP];
+  if (run_at(keys, s, &ks[0], &vs[0]) >= GROUP && n == GROUP) {
+    *k = {ks[0], keys.k_token}, *v = {vs[0], keys.v_token};
+    return;
   }
-  return {reinterpret_cast<const char *>(copy), width * static_cast<int64_t>(sizeof(bf16))};
+  tokens_at(keys, s, n, ks, vs);
+  auto copy = [&](const char *const *rows, int64_t width, bf16 *to) -> EvenRows {
+    for (int j = 0; j < n; j++) memcpy(to + j * width, rows[j], static_cast<size_t>(width) * sizeof(bf16));
+    memset(to + n * width, 0, static_cast<size_t>((GROUP - n) * width) * sizeof(bf16));
+    return {reinterpret_cast<const char *>(to), width * static_cast<int64_t>(sizeof(bf16))};
+  };
+  *k = copy(ks, D, k_copy), *v = copy(vs, V, v_copy);
 }
 
 static void load_amx_few(const Piece &piece, AmxFewHead &f) {
@@ -71,7 +83,7 @@ static void load_amx_few(const Piece &piece, AmxFewHead &f) {
     lo = clamp(lo, piece.key0, piece.key1), hi = clamp(hi, piece.key0, piece.key1);
     f.lo[i] = static_cast<int32_t>(lo), f.hi[i] = static_cast<int32_t>(hi);
     f.most_lo = most(f.most_lo, lo), f.least_hi = least(f.least_hi, hi);
-    f.m[i] = MINUS_INFINITY, f.l[i] = 0;
+    f.m[i] = MINUS_INFINITY;
     f.position[i] = static_cast<float>(piece.rows->first + at.t);
     f.slope[i] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + at.h] * LOG2_E : 0;
     from[i] = query_at(*piece.rows, at);
@@ -83,35 +95,22 @@ static void load_amx_few(const Piece &piece, AmxFewHead &f) {
     for (int i = 0; i < 16; i++) _mm512_store_si512(f.q + c * TILE + i * CHUNK, pairs[i]);
   }
   memset(f.o, 0, static_cast<size_t>(AMX_FEW_ROWS * call.V) * sizeof(float));
+  memset(f.l, 0, sizeof f.l);
 }
-
-static inline void fetch_rows(const char *const *rows, int from, int to, int count, int64_t bytes) {
-  for (int j = from; j < to && j < count; j++) fetch_row(rows[j], bytes);
-}
-
-struct AmxFewBlock {
-  int64_t k0;
-  int count, groups, ahead;  // keys; tiles of keys; keys to fetch
-  EvenRows v[GROUPS];
-};
 
 // Scores of one group of keys with up to four tiles of Q resident in 4 … 7. Tiles are named by literals, so a macro.
-#define STROBE_RESIDENT_PRODUCTS(sum, ks, chunks, s) \
-  _tile_zero(sum);                                   \
-  _tile_loadd(2, ks.at, ks.step);                    \
-  _tile_dpbf16ps(sum, 2, 4);                         \
-  if (chunks > 1) {                                  \
-    _tile_loadd(3, ks.at + 64, ks.step);             \
-    _tile_dpbf16ps(sum, 3, 5);                       \
-  }                                                  \
-  if (chunks > 2) {                                  \
-    _tile_loadd(2, ks.at + 128, ks.step);            \
-    _tile_dpbf16ps(sum, 2, 6);                       \
-  }                                                  \
-  if (chunks > 3) {                                  \
-    _tile_loadd(3, ks.at + 192, ks.step);            \
-    _tile_dpbf16ps(sum, 3, 7);                       \
-  }                                                  \
+#define STROBE_RESIDENT_STEP(sum, c, k, q)     \
+  if (chunks > c) {                            \
+    next.rows<CHUNKS>(share);                  \
+    _tile_loadd(k, ks.at + (c) * 64, ks.step); \
+    _tile_dpbf16ps(sum, k, q);                 \
+  }
+#define STROBE_RESIDENT_PRODUCTS(sum, s) \
+  _tile_zero(sum);                       \
+  STROBE_RESIDENT_STEP(sum, 0, 2, 4)     \
+  STROBE_RESIDENT_STEP(sum, 1, 3, 5)     \
+  STROBE_RESIDENT_STEP(sum, 2, 2, 6)     \
+  STROBE_RESIDENT_STEP(sum, 3, 3, 7)     \
   _tile_stored(sum, s, 64);
 
 static inline void load_resident_queries(const bf16 *q, int chunks) {
@@ -121,93 +120,139 @@ static inline void load_resident_queries(const bf16 *q, int chunks) {
   if (chunks > 3) _tile_loadd(7, q + 3 * TILE, 64);
 }
 
-static void score_groups(const Piece &piece, AmxFewScratch &f, const AmxFewHead &head, AmxFewBlock &b) {
+// CHUNKS of the width, 0 where only the call knows: a constant leaves no branches between the tiles. `step` is called after
+// each group of keys.
+template <int CHUNKS, class Step>
+static inline __attribute__((always_inline)) void score_groups(const Piece &piece, const AmxFewHead &head, AmxFewBlock &b, Fetcher &next,
+                                                               Step step) {
   const strobe_attention &call = *piece.call;
-  int chunks = static_cast<int>(call.D / CHUNK);
-  bool resident = chunks <= 4;
+  const int chunks = CHUNKS ? CHUNKS : static_cast<int>(call.D / CHUNK);
+  const bool resident = chunks <= 4;
+  const int share = (GROUP + chunks - 1) / chunks;  // rows to fetch before each tile
   if (resident) load_resident_queries(head.q, chunks);
   for (int g = 0; g < b.groups; g++) {
     int j0 = g * GROUP, n = static_cast<int>(least(GROUP, b.count - j0));
-    const char *k, *v;
-    bool even = n == GROUP && run_at(*piece.keys, b.k0 + j0, &k, &v) >= GROUP;
-    EvenRows ks = even_rows(f.ks + j0, n, even, piece.keys->k_token, call.D, f.k);
-    b.v[g] = even_rows(f.vs + j0, n, even, piece.keys->v_token, call.V, f.v[g]);
-    fetch_rows(f.next_k, j0, j0 + GROUP / 2, b.ahead, call.D * 2);
+    EvenRows ks;
+    even_rows(*piece.keys, b.k0 + j0, n, call.D, call.V, b.k_copy, b.v_copy[g], &ks, &b.v[g]);
     if (resident) {  // neighbouring groups take turns with two sums, so that one does not wait for the other's store
       if (g % 2 == 0) {
-        STROBE_RESIDENT_PRODUCTS(0, ks, chunks, f.s[j0])
+        STROBE_RESIDENT_PRODUCTS(0, b.s[j0])
       } else {
-        STROBE_RESIDENT_PRODUCTS(1, ks, chunks, f.s[j0])
+        STROBE_RESIDENT_PRODUCTS(1, b.s[j0])
       }
-      continue;
+    } else {
+      _tile_zero(0);
+      _tile_zero(1);
+      for (int c = 0; c < chunks; c += 2) {  // two sums, so that one multiplication does not wait for the other
+        next.rows<CHUNKS>(2 * share);
+        _tile_loadd(2, ks.at + c * 64, ks.step);
+        _tile_loadd(4, head.q + c * TILE, 64);
+        _tile_dpbf16ps(0, 2, 4);
+        if (c + 1 == chunks) break;
+        _tile_loadd(3, ks.at + c * 64 + 64, ks.step);
+        _tile_loadd(5, head.q + c * TILE + TILE, 64);
+        _tile_dpbf16ps(1, 3, 5);
+      }
+      alignas(64) float odd[GROUP][AMX_FEW_ROWS];
+      _tile_stored(0, b.s[j0], 64);
+      _tile_stored(1, odd, 64);
+      for (int j = 0; j < GROUP; j++) store(b.s[j0 + j], add(load(b.s[j0 + j]), load(odd[j])));
     }
-    _tile_zero(0);
-    _tile_zero(1);
-    for (int c = 0; c < chunks; c += 2) {  // two sums, so that one multiplication does not wait for the other
-      _tile_loadd(2, ks.at + c * 64, ks.step);
-      _tile_loadd(4, head.q + c * TILE, 64);
-      _tile_dpbf16ps(0, 2, 4);
-      if (c + 1 == chunks) break;
-      _tile_loadd(3, ks.at + c * 64 + 64, ks.step);
-      _tile_loadd(5, head.q + c * TILE + TILE, 64);
-      _tile_dpbf16ps(1, 3, 5);
-    }
-    alignas(64) float odd[GROUP][AMX_FEW_ROWS];
-    _tile_stored(0, f.s[j0], 64);
-    _tile_stored(1, odd, 64);
-    for (int j = 0; j < GROUP; j++) store(f.s[j0 + j], add(load(f.s[j0 + j]), load(odd[j])));
+    step();
   }
 }
 #undef STROBE_RESIDENT_PRODUCTS
+#undef STROBE_RESIDENT_STEP
 
-static void weigh_groups(const Piece &piece, const Scoring &how, AmxFewScratch &f, AmxFewHead &head, const AmxFewBlock &b) {
+// Four neighbouring columns of a tile of scores [16 keys][16 rows], each as one vector. Masked loads set the keys' quarters
+// side by side, which spares half of the shuffles of a whole transposition, and all of the rows that are not there.
+static inline void four_rows(const float *s, vec *rows) {
+  auto quarter = [&](int j) {  // keys j, j + 4, j + 8, j + 12
+    vec x = _mm512_castps128_ps512(_mm_load_ps(s + j * AMX_FEW_ROWS));
+    x = _mm512_mask_broadcast_f32x4(x, 0x00f0, _mm_load_ps(s + (j + 4) * AMX_FEW_ROWS));
+    x = _mm512_mask_broadcast_f32x4(x, 0x0f00, _mm_load_ps(s + (j + 8) * AMX_FEW_ROWS));
+    return _mm512_castps_pd(_mm512_mask_broadcast_f32x4(x, 0xf000, _mm_load_ps(s + (j + 12) * AMX_FEW_ROWS)));
+  };
+  auto low = [](__m512d a, __m512d b) { return _mm512_castps_pd(_mm512_unpacklo_ps(_mm512_castpd_ps(a), _mm512_castpd_ps(b))); };
+  auto high = [](__m512d a, __m512d b) { return _mm512_castps_pd(_mm512_unpackhi_ps(_mm512_castpd_ps(a), _mm512_castpd_ps(b))); };
+  __m512d a = quarter(0), b = quarter(1), c = quarter(2), d = quarter(3);
+  __m512d ab0 = low(a, b), ab1 = high(a, b), cd0 = low(c, d), cd1 = high(c, d);
+  rows[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab0, cd0));
+  rows[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab0, cd0));
+  rows[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab1, cd1));
+  rows[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab1, cd1));
+}
+
+// Cap, slopes and mask, then the greatest scores. Where these grew much, what the head gathered must be rescaled.
+static inline bool find_greatest(const Piece &piece, const Scoring &how, const AmxFewHead &head, AmxFewBlock &b, vec *now) {
   int keys = b.groups * GROUP;
   bool partial = b.k0 < head.most_lo || b.k0 + keys > head.least_hi;
   if (partial || !how.folded) {
     for (int j = 0; j < keys; j++) {
-      vec y = load(f.s[j]);
+      vec y = load(b.s[j]);
       if (!how.folded) y = adjust(how, y, mul(load(head.slope), abs(minus(load(head.position), set1(static_cast<float>(b.k0 + j))))));
       if (partial) y = hide(y, head.lo, head.hi, static_cast<int32_t>(b.k0 + j));
-      store(f.s[j], y);
+      store(b.s[j], y);
     }
   }
-  vec top0 = set1(MINUS_INFINITY), top1 = top0, factor = set1(how.exponent()), m = load(head.m), l = load(head.l);
-  for (int j = 0; j < keys; j += 2) top0 = max(top0, load(f.s[j])), top1 = max(top1, load(f.s[j + 1]));
-  vec now = max(m, mul(max(top0, top1), factor));
+  vec top[4], m = load(head.m);
+  for (int x = 0; x < 4; x++) top[x] = load(b.s[x]);
+  for (int j = 4; j < keys; j += 4)
+    for (int x = 0; x < 4; x++) top[x] = max(top[x], load(b.s[j + x]));
+  *now = max(m, mul(max(max(top[0], top[1]), max(top[2], top[3])), set1(how.exponent())));
   constexpr float LAZY_FEW = 8;  // rescaled only when the greatest score grew by more than 2^8
-  if (any_greater(now, add(m, set1(LAZY_FEW)))) {
-    vec by = exp2_exact(minus(m, zero_if_minus_infinity(now)));
-    l = mul(l, by), m = now;
-    alignas(64) float each[AMX_FEW_ROWS];
-    store(each, by);
-    for (int64_t t = 0; t < piece.call->V / 16; t++)
-      for (int r = 0; r < head.rows; r++) store(head.o + t * 256 + r * 16, mul(load(head.o + t * 256 + r * 16), set1(each[r])));
-  }
-  vec base = zero_if_minus_infinity(m), sum0 = set1(0), sum1 = sum0;
-  for (int g = 0; g < b.groups; g++) {
-    __m512i w[GROUP];
-    for (int j = 0; j < GROUP; j += 2) {
-      const float *s = f.s[g * GROUP + j];
-      vec x = exp2_quick(fms(load(s), factor, base)), y = exp2_quick(fms(load(s + AMX_FEW_ROWS), factor, base));
-      fetch_rows(f.next_k, g * GROUP + (GROUP + j) / 2, g * GROUP + (GROUP + j) / 2 + 1, b.ahead, piece.call->D * 2);
-      sum0 = add(sum0, x), sum1 = add(sum1, y);
-      w[j] = _mm512_castps_si512(x), w[j + 1] = _mm512_castps_si512(y);
-    }
-    transpose(w);
-    const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
-    for (int r = 0; r < GROUP; r++) {
-      __m512i rounded = _mm512_add_epi32(w[r], half);
-      _mm512_store_si512(f.p[g][0][r], _mm512_srli_epi32(rounded, 16));
-      _mm512_store_si512(f.p[g][1][r], _mm512_and_si512(rounded, upper));
-    }
-  }
-  store(head.m, m);
-  store(head.l, add(l, add(sum0, sum1)));
+  return any_greater(*now, add(m, set1(LAZY_FEW)));
 }
 
-static void gather_groups(const Piece &piece, const AmxFewScratch &f, AmxFewHead &head, const AmxFewBlock &b) {
-  int chunks = static_cast<int>(piece.call->V / CHUNK), steps = (chunks + 1) / 2 * b.groups, step = 0;
-  int share = (FEW_KEYS + steps - 1) / steps;  // rows to fetch a step
+static void rescale(const Piece &piece, AmxFewHead &head, vec now) {
+  alignas(64) float by[AMX_FEW_ROWS];
+  store(by, exp2_exact(minus(load(head.m), zero_if_minus_infinity(now))));
+  store(head.m, now);
+  for (int r = 0; r < head.rows; r++) {
+    store(head.l[r], mul(load(head.l[r]), set1(by[r])));
+    for (int64_t t = 0; t < piece.call->V / 16; t++) store(head.o + t * 256 + r * 16, mul(load(head.o + t * 256 + r * 16), set1(by[r])));
+  }
+}
+
+// Scores to weights, in units of sixteen keys and four rows, so that they can be spread between tile products.
+class Weights {
+ public:
+  Weights(const Scoring &how, AmxFewHead &head, AmxFewBlock &b)
+      : head_(head), block_(b), factor_(set1(how.exponent())), quads_((head.rows + 3) / 4), units_(quads_ * b.groups) {
+    store(base_, zero_if_minus_infinity(load(head.m)));
+  }
+  // Step `i` of `steps`.
+  inline __attribute__((always_inline)) void step(int i, int steps) {
+    for (int due = units_ * i / steps; done_ < due; done_++) unit(done_ / quads_, done_ % quads_ * 4);
+  }
+
+ private:
+  inline __attribute__((always_inline)) void unit(int g, int r0) {
+    const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+    vec w[4];
+    four_rows(block_.s[g * GROUP] + r0, w);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      w[i] = exp2_quick(fms(w[i], factor_, set1(base_[r0 + i])));
+      store(head_.l[r0 + i], add(load(head_.l[r0 + i]), w[i]));
+      __m512i rounded = _mm512_add_epi32(_mm512_castps_si512(w[i]), half);
+      _mm512_store_si512(block_.p[g][0][r0 + i], _mm512_srli_epi32(rounded, 16));
+      _mm512_store_si512(block_.p[g][1][r0 + i], _mm512_and_si512(rounded, upper));
+    }
+  }
+
+  AmxFewHead &head_;
+  AmxFewBlock &block_;
+  alignas(64) float base_[AMX_FEW_ROWS];
+  vec factor_;
+  int quads_, units_, done_ = 0;
+};
+
+template <int CHUNKS, class Step>
+static inline __attribute__((always_inline)) void gather_groups(const Piece &piece, AmxFewHead &head, const AmxFewBlock &b, Fetcher &next,
+                                                                Step step) {
+  const int chunks = CHUNKS ? CHUNKS : static_cast<int>(piece.call->V / CHUNK);
+  const int share = (GROUP + chunks - 1) / chunks;  // rows to fetch before each tile
   for (int c = 0; c < chunks; c += 2) {
     float *o = head.o + c * TILE;
     bool two = c + 1 < chunks;
@@ -217,18 +262,20 @@ static void gather_groups(const Piece &piece, const AmxFewScratch &f, AmxFewHead
       _tile_loadd(2, o + 512, 64);
       _tile_loadd(3, o + 768, 64);
     }
-    for (int g = 0; g < b.groups; g++, step++) {
-      _tile_loadd(4, f.p[g][0], 64);
-      _tile_loadd(5, f.p[g][1], 64);
-      fetch_rows(f.next_v, step * share, (step + 1) * share, b.ahead, piece.call->V * 2);
+    for (int g = 0; g < b.groups; g++) {
+      _tile_loadd(4, b.p[g][0], 64);
+      _tile_loadd(5, b.p[g][1], 64);
+      next.rows<CHUNKS>(share);
       _tile_loadd(6, b.v[g].at + c * 64, b.v[g].step);
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 5, 6);
       if (two) {
+        next.rows<CHUNKS>(share);
         _tile_loadd(7, b.v[g].at + c * 64 + 64, b.v[g].step);
         _tile_dpbf16ps(2, 4, 7);
         _tile_dpbf16ps(3, 5, 7);
       }
+      step();
     }
     _tile_stored(0, o, 64);
     _tile_stored(1, o + 256, 64);
@@ -240,22 +287,22 @@ static void gather_groups(const Piece &piece, const AmxFewScratch &f, AmxFewHead
 }
 
 // The same where some value is not finite and some row may not see it: 0 · NaN must not reach that row.
-static void gather_seen_groups(const Piece &piece, const AmxFewScratch &f, AmxFewHead &head, const AmxFewBlock &b) {
+static void gather_seen_groups(const Piece &piece, AmxFewHead &head, const AmxFewBlock &b) {
   for (int r = 0; r < head.rows; r++) {
     for (int64_t d = 0; d < piece.call->V; d++) {
       float *o = head.o + (d / CHUNK) * TILE + (d % 2) * 256 + r * 16 + (d % CHUNK) / 2;
       for (int64_t j = most(0, head.lo[r] - b.k0); j < least(b.count, head.hi[r] - b.k0); j++)
-        *o += from_bits(f.p[j / GROUP][1][r][j % GROUP]) * widen_one(reinterpret_cast<const bf16 *>(f.vs[j])[d]);
+        *o += from_bits(b.p[j / GROUP][1][r][j % GROUP]) * widen_one(b.v[j / GROUP].row(j % GROUP)[d]);
     }
   }
 }
 
-static bool finite_values(const char *const *rows, int n, int64_t V) {
+static bool finite_values(const AmxFewBlock &b, int64_t V) {
   const __m512i exponent = _mm512_set1_epi16(0x7f80);
   __mmask32 ones = 0;
-  for (int j = 0; j < n; j++)
+  for (int j = 0; j < b.count; j++)
     for (int64_t c = 0; c < V; c += CHUNK)
-      ones |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(_mm512_loadu_si512(rows[j] + c * 2), exponent), exponent);
+      ones |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(_mm512_loadu_si512(b.v[j / GROUP].row(j % GROUP) + c), exponent), exponent);
   return ones == 0;
 }
 
@@ -269,36 +316,66 @@ static void finish_amx_few(const Piece &piece, const AmxFewHead &head, float *ro
       store(row + c * CHUNK, _mm512_permutex2var_ps(even, low, odd));
       store(row + c * CHUNK + 16, _mm512_permutex2var_ps(even, high, odd));
     }
-    finish_row(piece, r, at, head.m[r], head.l[r], row);
+    finish_row(piece, r, at, head.m[r], sum(load(head.l[r])), row);
   }
+}
+
+// A head's block goes through three stages: scores, weights, gathering. Three blocks are under way at once, one in each, so
+// that the tile unit, the vector unit and memory all have work; what is fetched is spread over all of it.
+template <int CHUNKS>
+static void attend_amx_few_of(const Piece *pieces, int heads) {
+  const strobe_attention &call = *pieces[0].call;
+  TileScope tiles;
+  AmxFewScratch &f = *reinterpret_cast<AmxFewScratch *>(pieces[0].scratch);
+  Scoring how = scoring(call);
+  Fetchers next = fetchers(pieces, heads, heads == 1 ? AHEAD : FEW_KEYS);
+  for (int h = 0; h < heads; h++) load_amx_few(pieces[h], f.heads[h]);
+  int64_t key0 = pieces[0].key0, items = (pieces[0].key1 - key0 + FEW_KEYS - 1) / FEW_KEYS * heads;
+  auto begin = [&](AmxFewBlock &b, int64_t item) {
+    b.head = static_cast<int>(item % heads), b.k0 = key0 + item / heads * FEW_KEYS;
+    b.count = static_cast<int>(least(FEW_KEYS, pieces[b.head].key1 - b.k0)), b.groups = (b.count + GROUP - 1) / GROUP;
+  };
+  auto nothing = [] {};
+  auto gather = [&](const AmxFewBlock &b, auto step) __attribute__((always_inline)) {
+    AmxFewHead &head = f.heads[b.head];
+    bool differ = b.k0 < head.most_lo || b.k0 + b.count > head.least_hi;
+    if (differ && !finite_values(b, call.V)) {
+      gather_seen_groups(pieces[b.head], head, b);
+    } else {
+      gather_groups<CHUNKS>(pieces[b.head], head, b, next.v, step);
+    }
+  };
+  if (items > 0) begin(f.blocks[0], 0), score_groups<CHUNKS>(pieces[0], f.heads[0], f.blocks[0], next.k, nothing);
+  for (int64_t item = 0; item < items; item++) {
+    AmxFewBlock &now = f.blocks[item % 2], &other = f.blocks[(item + 1) % 2];
+    AmxFewHead &head = f.heads[now.head];
+    vec greatest_scores;
+    bool waiting = item > 0;
+    if (find_greatest(pieces[now.head], how, head, now, &greatest_scores)) {
+      if (waiting) gather(other, nothing);  // by the old measure
+      waiting = false;
+      rescale(pieces[now.head], head, greatest_scores);
+    }
+    Weights weights(how, head, now);
+    int steps = (waiting ? GROUPS * static_cast<int>(width_chunks(call.V) + 1) / 2 : 0) + (item + 1 < items ? GROUPS : 0), i = 0;
+    auto step = [&]() __attribute__((always_inline)) { weights.step(++i, steps); };
+    if (waiting) gather(other, step);
+    if (item + 1 < items) {
+      begin(other, item + 1);
+      score_groups<CHUNKS>(pieces[other.head], f.heads[other.head], other, next.k, step);
+    }
+    weights.step(1, 1);
+  }
+  if (items > 0) gather(f.blocks[(items - 1) % 2], nothing);
+  for (int h = 0; h < heads; h++) finish_amx_few(pieces[h], f.heads[h], f.row);
 }
 
 static void attend_amx_few(const Piece *pieces, int heads) {
   const strobe_attention &call = *pieces[0].call;
   if (!on_tiles(call, pieces[0].row_count)) return attend_few(pieces, heads);
-  TileScope tiles;
-  AmxFewScratch &f = *reinterpret_cast<AmxFewScratch *>(pieces[0].scratch);
-  Scoring how = scoring(call);
-  for (int h = 0; h < heads; h++) load_amx_few(pieces[h], f.heads[h]);
-  for (int64_t k0 = pieces[0].key0; k0 < pieces[0].key1; k0 += FEW_KEYS) {
-    for (int h = 0; h < heads; h++) {
-      const Piece &piece = pieces[h];
-      AmxFewHead &head = f.heads[h];
-      AmxFewBlock b;
-      b.k0 = k0, b.count = static_cast<int>(least(FEW_KEYS, piece.key1 - k0)), b.groups = (b.count + GROUP - 1) / GROUP;
-      b.ahead = rows_ahead(pieces, heads, h, k0, heads == 1 ? AHEAD : FEW_KEYS, f.next_k, f.next_v);
-      tokens_at(*piece.keys, k0, b.count, f.ks, f.vs);
-      score_groups(piece, f, head, b);
-      weigh_groups(piece, how, f, head, b);
-      bool differ = k0 < head.most_lo || k0 + b.count > head.least_hi;
-      if (differ && !finite_values(f.vs, b.count, call.V)) {
-        gather_seen_groups(piece, f, head, b);
-      } else {
-        gather_groups(piece, f, head, b);
-      }
-    }
-  }
-  for (int h = 0; h < heads; h++) finish_amx_few(pieces[h], f.heads[h], f.row);
+  if (call.D == 4 * CHUNK && call.V == 4 * CHUNK) return attend_amx_few_of<4>(pieces, heads);
+  if (call.D == 2 * CHUNK && call.V == 2 * CHUNK) return attend_amx_few_of<2>(pieces, heads);
+  attend_amx_few_of<0>(pieces, heads);
 }
 
 }  // namespace STROBE_ISA

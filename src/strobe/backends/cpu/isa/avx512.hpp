@@ -72,15 +72,13 @@ static inline vec scale_by_floor(vec p, vec x) { return _mm512_scalef_ps(p, x); 
 static inline float sum(vec x) { return _mm512_reduce_add_ps(x); }
 static inline float greatest(vec x) { return _mm512_reduce_max_ps(x); }
 
-// The sums of four vectors.
+// The sums of four vectors. Neighbours are interleaved and added, so each step does the work for all.
+static inline vec sum_pairs(vec a, vec b) { return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); }
 static inline void sum4(const vec *x, float *out) {
-  auto half = [](vec a) {
-    __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
-    return _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
-  };
-  __m128 a = half(x[0]), b = half(x[1]), c = half(x[2]), d = half(x[3]);
-  _MM_TRANSPOSE4_PS(a, b, c, d);
-  _mm_storeu_ps(out, _mm_add_ps(_mm_add_ps(a, b), _mm_add_ps(c, d)));
+  __m512d ab = _mm512_castps_pd(sum_pairs(x[0], x[1])), cd = _mm512_castps_pd(sum_pairs(x[2], x[3]));
+  vec all = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+  __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
 
 // 16 × 16 dwords: pairs, then quads, then the four 128-bit lanes twice.
