@@ -11,11 +11,10 @@ from strobe.problem import Problem
 
 DTYPES = ("float32", "bfloat16", "float16")
 WIDEST = 576
-# Rows (queries × heads of a group) of the kernels whose lanes are the width, and rows of a tile whose lanes are rows.
-FEW_ROWS = {"amx": 16}
-FEW_ROWS_ELSE = 8
-KEYS = 64  # of a block of these kernels
-TILES = {"scalar": (16, 128), "neon": (48, 128), "avx2": (96, 128), "avx512": (192, 128), "amx": (256, 256)}
+# Rows (queries × heads of a group) of the kernels whose lanes are the width, on tiles and else, and keys of their blocks.
+FEW_ROWS_ON_TILES, FEW_ROWS = 16, 8
+KEYS = 64
+TILES = {"scalar": (32, 96), "neon": (96, 96), "avx2": (192, 96), "avx512": (384, 96), "amx": (256, 256)}  # lanes are rows
 
 
 def offer(problem: Question, machine: Machine) -> Offer | Refusal:
@@ -61,9 +60,12 @@ def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Ref
     if no:
         return Refusal(tuple(no))
     rows = problem.T * problem.group
-    if rows <= FEW_ROWS.get(machine.arch, FEW_ROWS_ELSE):
+    amx = machine.arch == "amx"
+    on_tiles = amx and problem.dtype == "bfloat16" and problem.D % 32 == problem.V % 32 == 0
+    if rows <= (FEW_ROWS_ON_TILES if on_tiles else FEW_ROWS):
         pairs = problem.B * problem.G
         splits = -(-machine.units // pairs) if pairs else 1
         why = f"{rows} row(s) a key head: the keys are read once, their blocks shared evenly by the threads"
         return Offer("decode", why, (rows, KEYS), splits)
-    return Offer("forward", f"{rows} rows a key head fill tiles whose lanes are rows", TILES[machine.arch])
+    arch = "avx512" if amx and problem.dtype == "float32" else machine.arch  # six products of bf16 terms are no faster
+    return Offer("forward", f"{rows} rows a key head fill tiles whose lanes are rows", TILES[arch])

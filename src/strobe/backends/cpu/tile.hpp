@@ -10,10 +10,10 @@
 namespace strobe {
 namespace STROBE_ISA {
 
-constexpr int SUBS = 4;
+constexpr int SUBS = 8;
 constexpr int SUB_ROWS = ROW_VECTORS * W;
 constexpr int TILE_ROWS = SUBS * SUB_ROWS;
-constexpr int BLOCK = 128;  // keys of a block; S and a strip of V stay in the first cache
+constexpr int BLOCK = 96;  // keys of a block: 128, 512 bytes apart, would crowd each other out of the first cache's sets
 
 struct Sub {
   float m[SUB_ROWS], l[SUB_ROWS], slope[SUB_ROWS], position[SUB_ROWS];
@@ -101,7 +101,7 @@ static void load_sub(const Piece &piece, int64_t row0, int rows, float *wide, Su
 // of additions would round each at the size of the whole, and scores of 1e4 would show it.
 template <int R>
 static void scores(const float *q, const float *k, int64_t stride, int n, int64_t D, float *s) {
-  constexpr int64_t STRETCH = 16;
+  constexpr int64_t STRETCH = 32;
   for (int j = 0; j < n; j += UNROLL) {
     const float *at[UNROLL];
 #pragma GCC unroll 8
@@ -111,9 +111,10 @@ static void scores(const float *q, const float *k, int64_t stride, int n, int64_
 #pragma GCC unroll 8
       for (int i = 0; i < UNROLL; i++)
         for (int x = 0; x < R; x++) acc[i][x] = set1(0);
-      for (int64_t d = d0; d < least(D, d0 + STRETCH); d++) {
+      const float *qs = q + d0 * R * W;
+      for (int64_t d = d0, d1 = least(D, d0 + STRETCH); d < d1; d++, qs += R * W) {
         vec qd[R];
-        for (int x = 0; x < R; x++) qd[x] = load(q + d * R * W + x * W);
+        for (int x = 0; x < R; x++) qd[x] = load(qs + x * W);
 #pragma GCC unroll 8
         for (int i = 0; i < UNROLL; i++) {
           vec kd = set1(at[i][d]);
@@ -180,10 +181,10 @@ static void gather_values(const float *p, const float *v, int64_t stride, int n,
 #pragma GCC unroll 8
     for (int i = 0; i < UNROLL; i++)
       for (int x = 0; x < R; x++) acc[i][x] = set1(0);
-    const float *vd = v + d;
-    for (int j = 0; j < n; j++, vd += stride) {
+    const float *vd = v + d, *pd = p;
+    for (int j = 0; j < n; j++, vd += stride, pd += R * W) {
       vec pj[R];
-      for (int x = 0; x < R; x++) pj[x] = load(p + (j * R + x) * W);
+      for (int x = 0; x < R; x++) pj[x] = load(pd + x * W);
 #pragma GCC unroll 8
       for (int i = 0; i < UNROLL; i++) {
         vec vi = set1(vd[i]);

@@ -171,12 +171,11 @@ static inline void four_rows(const float *s, vec *rows) {
     vec x = _mm512_castps128_ps512(_mm_load_ps(s + j * AMX_FEW_ROWS));
     x = _mm512_mask_broadcast_f32x4(x, 0x00f0, _mm_load_ps(s + (j + 4) * AMX_FEW_ROWS));
     x = _mm512_mask_broadcast_f32x4(x, 0x0f00, _mm_load_ps(s + (j + 8) * AMX_FEW_ROWS));
-    return _mm512_castps_pd(_mm512_mask_broadcast_f32x4(x, 0xf000, _mm_load_ps(s + (j + 12) * AMX_FEW_ROWS)));
+    return _mm512_mask_broadcast_f32x4(x, 0xf000, _mm_load_ps(s + (j + 12) * AMX_FEW_ROWS));
   };
-  auto low = [](__m512d a, __m512d b) { return _mm512_castps_pd(_mm512_unpacklo_ps(_mm512_castpd_ps(a), _mm512_castpd_ps(b))); };
-  auto high = [](__m512d a, __m512d b) { return _mm512_castps_pd(_mm512_unpackhi_ps(_mm512_castpd_ps(a), _mm512_castpd_ps(b))); };
-  __m512d a = quarter(0), b = quarter(1), c = quarter(2), d = quarter(3);
-  __m512d ab0 = low(a, b), ab1 = high(a, b), cd0 = low(c, d), cd1 = high(c, d);
+  vec a = quarter(0), b = quarter(1), c = quarter(2), d = quarter(3);
+  __m512d ab0 = _mm512_castps_pd(_mm512_unpacklo_ps(a, b)), ab1 = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+  __m512d cd0 = _mm512_castps_pd(_mm512_unpacklo_ps(c, d)), cd1 = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
   rows[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab0, cd0));
   rows[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab0, cd0));
   rows[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab1, cd1));

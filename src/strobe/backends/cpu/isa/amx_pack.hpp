@@ -1,8 +1,8 @@
 // Numbers into AMX tiles: a tile is 16 rows of 32 bf16, and a number with more than 8 bits becomes a sum of bf16 terms.
 //
-// bfloat16 is one term. float16 (11 bits) is two, float32 (24 bits) three, both exactly: each term holds the next 8 bits.
-// A product of sums is the sum of the products whose terms are not both small, so float16 costs three tile products and
-// float32 six, and still beats FMA, which has a sixteenth of the tiles' rate.
+// bfloat16 is one term. float16 (11 bits) is two, exactly: each term holds the next 8 bits. A product of sums is the sum of
+// the products whose terms are not both small, so float16 costs three tile products, and still beats FMA, which has a
+// sixteenth of the tiles' rate.
 #pragma once
 
 #include "../softmax.hpp"
@@ -15,7 +15,7 @@ constexpr int CHUNK = 32;       // bf16 of a tile's row: widths of K·Qᵀ and k
 constexpr int AMX_BLOCK = 256;  // keys packed together: with D = 128, 64 KiB of keys and as much of values
 constexpr int BLOCK_CHUNKS = AMX_BLOCK / CHUNK;
 
-static inline int terms_of(int dtype) { return dtype == STROBE_BF16 ? 1 : dtype == STROBE_F16 ? 2 : 3; }
+static inline int terms_of(int dtype) { return dtype == STROBE_BF16 ? 1 : 2; }
 
 // Pairs of terms to multiply, small products first, so that their sum is rounded at its own size.
 template <int TERMS>
@@ -27,10 +27,6 @@ struct Products<1> {
 template <>
 struct Products<2> {
   static constexpr int COUNT = 3, A[] = {1, 0, 0}, B[] = {0, 1, 0};
-};
-template <>
-struct Products<3> {
-  static constexpr int COUNT = 6, A[] = {2, 0, 1, 1, 0, 0}, B[] = {0, 2, 1, 0, 1, 0};
 };
 
 static inline vec top_half(vec x) {  // the first 8 bits of the significand: a bf16 by truncation
@@ -49,14 +45,8 @@ static inline void load_terms(const char *p, int64_t n, __m512i *terms) {
   if constexpr (TERMS == 1) {
     terms[0] = _mm512_maskz_loadu_epi16(there, p);
   } else {
-    vec low, high;
-    if constexpr (TERMS == 2) {
-      __m512i x = _mm512_maskz_loadu_epi16(there, p);
-      low = _mm512_cvtph_ps(_mm512_castsi512_si256(x)), high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(x, 1));
-    } else {
-      low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(there), p);
-      high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(there >> 16), p + 64);
-    }
+    __m512i x = _mm512_maskz_loadu_epi16(there, p);
+    vec low = _mm512_cvtph_ps(_mm512_castsi512_si256(x)), high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(x, 1));
     for (int i = 0; i < TERMS; i++) {
       vec a = top_half(low), b = top_half(high);
       terms[i] = bf16_of(a, b);
@@ -95,12 +85,11 @@ static inline bool block_finite(const BlockShape &b, const char *block) {
 
 template <int TERMS>
 static void pack_keys(const BlockShape &shape, const char *const *rows, int n, int64_t D, bf16 *to) {
-  int64_t bytes = TERMS == 3 ? 4 : 2;
   for (int j = 0; j < n; j++) {
     for (int64_t c = 0; c < shape.k_chunks; c++) {
       __m512i terms[TERMS];
       if (rows[j]) {
-        load_terms<TERMS>(rows[j] + c * CHUNK * bytes, D - c * CHUNK, terms);
+        load_terms<TERMS>(rows[j] + c * CHUNK * 2, D - c * CHUNK, terms);
       } else {
         for (auto &term : terms) term = _mm512_setzero_si512();
       }
@@ -117,7 +106,6 @@ static inline __m512i pair_up(__m256i x, __m256i y) {  // dwords (x, y)
 // True if all are finite.
 template <int TERMS>
 static bool pack_values(const BlockShape &shape, const char *const *rows, int n, int64_t V, bf16 *to) {
-  int64_t bytes = TERMS == 3 ? 4 : 2;
   const __m512i exponent = _mm512_set1_epi16(0x7f80);
   __mmask32 odd_ones = 0;
   for (int chunk = 0; chunk < n / CHUNK; chunk++) {
@@ -128,7 +116,7 @@ static bool pack_values(const BlockShape &shape, const char *const *rows, int n,
         for (int k = 0; k < 2; k++) {
           const char *row = rows[chunk * CHUNK + 2 * i + k];
           if (row) {
-            load_terms<TERMS>(row + c * CHUNK * bytes, V - c * CHUNK, a[k]);
+            load_terms<TERMS>(row + c * CHUNK * 2, V - c * CHUNK, a[k]);
           } else {
             for (auto &term : a[k]) term = _mm512_setzero_si512();
           }
@@ -166,7 +154,6 @@ static void pack_block(const strobe_attention &call, const Keys &keys, int64_t s
 static void pack(const strobe_attention &call, const Keys &keys, int64_t s0, int64_t s1, char *block) {
   if (call.dtype == STROBE_BF16) pack_block<1>(call, keys, s0, s1, block);
   if (call.dtype == STROBE_F16) pack_block<2>(call, keys, s0, s1, block);
-  if (call.dtype == STROBE_F32) pack_block<3>(call, keys, s0, s1, block);
 }
 
 // Eight tiles of 16 × 64 bytes, for the life of the scope. The barrier is for g++ 12, which thinks that the instruction
