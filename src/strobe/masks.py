@@ -281,17 +281,25 @@ class Both(Mask):
 ORDER = (Full, Causal, Window, Prefix, Documents, Blocks, Tree, Dense)
 
 
-def causal_window(mask: Mask) -> tuple[int | None, int | None] | None:
-    """(keys before, keys after) that a mask of `Causal` and `Window` alone lets through, None for an open side;
-    None for any other mask. What most kernels can do."""
+def split(mask: Mask) -> tuple[int | None, int | None, tuple[Mask, ...]]:
+    """(keys before, keys after, the rest): how far `Causal` and `Window` let a query see, None for an open side, and the
+    parts of the mask that are neither."""
     before: int | None = None
     after: int | None = None
     causal = False
+    rest: list[Mask] = []
     for part in _parts(mask):
         if isinstance(part, Causal):
             causal = True
         elif isinstance(part, Window):
             before, after = part.before, part.after
         else:
-            return None
-    return before, 0 if causal else after
+            rest.append(part)
+    return before, 0 if causal else after, tuple(rest)
+
+
+def causal_window(mask: Mask) -> tuple[int | None, int | None] | None:
+    """(keys before, keys after) that a mask of `Causal` and `Window` alone lets through, None for an open side;
+    None for any other mask. What most kernels can do."""
+    before, after, rest = split(mask)
+    return None if rest else (before, after)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from strobe.backends.cpu import library as lib
+from strobe.backends.cpu.extras import Extras, has_extras
 from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
-from strobe.masks import causal_window
+from strobe.masks import split
 from strobe.plan import Plan
 from strobe.problem import Call, Problem
 from strobe.state import State
@@ -22,6 +23,7 @@ class Prepared(NamedTuple):
     head: tuple[Any, ...]
     sizes: tuple[int, ...]
     tail: tuple[Any, ...]
+    more: bool  # than most calls have
 
 
 @lru_cache(maxsize=4096)
@@ -29,14 +31,13 @@ def prepared(plan: Plan) -> Prepared:
     """Computed once a plan."""
     problem = plan.problem
     assert isinstance(problem, Problem)
-    bounds = causal_window(problem.call.mask)
-    assert bounds is not None, "the desk takes causal masks and windows"
-    before, after = (lib.UNBOUNDED if bound is None else min(bound, lib.UNBOUNDED) for bound in bounds)
+    before, after = (lib.UNBOUNDED if bound is None else min(bound, lib.UNBOUNDED) for bound in split(problem.call.mask)[:2])
     cap = 0.0 if problem.call.cap is None else problem.call.cap.limit
     return Prepared(
         (lib.ATTENTION.size, lib.INTERFACE, lib.ISAS[plan.machine.arch], plan.machine.units, lib.DTYPES_BY_NAME[problem.dtype]),
         (problem.H, problem.G, problem.D, problem.V),
         (before, after, problem.scale, cap),
+        has_extras(problem.call),
     )
 
 
@@ -44,7 +45,7 @@ def attend(function: str, plan: Plan, call: Call) -> State:
     """Runs `strobe_forward` or `strobe_decode`."""
     problem = plan.problem
     assert isinstance(problem, Problem)
-    head, sizes, tail = prepared(plan)
+    head, sizes, tail, more = prepared(plan)
     packed = isinstance(call.q, Packed)
     q = call.q.tokens if packed else call.q
     T = q.shape[0] if packed else problem.T
@@ -53,6 +54,7 @@ def attend(function: str, plan: Plan, call: Call) -> State:
     k, v, layout, S, index = _keys(call.keys, problem)
     sink = None if call.sink is None else call.sink.logits.float().contiguous()
     slopes = None if call.alibi is None else call.alibi.slopes.float().contiguous()
+    extras = Extras(call) if more else None
     first = call.first
     placed = isinstance(first, int)
     lib.run(
@@ -67,6 +69,7 @@ def attend(function: str, plan: Plan, call: Call) -> State:
             *tail,
             0 if sink is None else sink.data_ptr(),
             0 if slopes is None else slopes.data_ptr(), 0 if slopes is None or slopes.dim() == 1 else slopes.shape[1],
+            0 if extras is None else extras.address,
             *lib.NO_FAULT,
         ),
     )  # fmt: skip

@@ -308,7 +308,7 @@ static void attend_few(const Piece *pieces, int heads) {
   if (dtype == STROBE_F16) attend_few<f16>(pieces, heads);
 }
 
-[[maybe_unused]] static bool few_takes(const strobe_attention &, int64_t rows) { return rows <= FEW_ROWS; }
+[[maybe_unused]] static bool few_takes(const strobe_attention &call, int64_t rows) { return rows <= FEW_ROWS && !shaped(call); }
 [[maybe_unused]] static bool many_takes(const strobe_attention &) { return true; }
 
 }  // namespace STROBE_ISA

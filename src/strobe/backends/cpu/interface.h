@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define STROBE_INTERFACE 1
+#define STROBE_INTERFACE 2
 
 #if defined(_WIN32)
 #define STROBE_EXPORT __declspec(dllexport)
@@ -49,6 +49,34 @@ typedef struct strobe_fault {
 /* A position without a bound on this side (Window(before=None)). Small enough to be added to a position. */
 #define STROBE_UNBOUNDED ((int64_t)1 << 60)
 
+/* A mask that is not an interval of keys. Strides count elements: batch, head, row, column; 0 where it is the same.
+ *   documents  at: int32 ids of queries, keys: int32 ids of keys (keys_strides: batch, key); equal ids see each other
+ *   blocks     at: bool of (t / rows, s / columns)
+ *   tree       at: bool of (t, s - first) for the `columns` last keys; every query sees those before
+ *   dense      at: bool of (t, s), rows and columns 1 */
+enum strobe_mark_kind { STROBE_DOCUMENTS = 0, STROBE_BLOCKS = 1, STROBE_TREE = 2, STROBE_DENSE_MASK = 3 };
+typedef struct strobe_mark {
+  int32_t kind, reserved;
+  const void *at, *keys;
+  int64_t strides[4], keys_strides[2], rows, columns;
+} strobe_mark;
+
+#define STROBE_MARKS 4
+
+/* What few calls have. A query sees what all marks and the interval let it see. */
+typedef struct strobe_extras {
+  uint32_t size, interface;
+  const int32_t *prefix; /* [B] keys that every query sees, or null */
+  int64_t prefix_all;    /* the same for all sequences; -1: none */
+  int32_t mark_count, bias_dtype;
+  strobe_mark marks[STROBE_MARKS];
+  const void *bias; /* added to the scores, or null */
+  int64_t bias_strides[4];
+  uint64_t seed;
+  uint32_t drop_below; /* 0: no dropout */
+  float keep;          /* what a kept weight is multiplied by */
+} strobe_extras;
+
 typedef struct strobe_attention {
   uint32_t size, interface; /* sizeof of this struct, STROBE_INTERFACE */
   int32_t isa, threads;
@@ -72,6 +100,7 @@ typedef struct strobe_attention {
   const float *sink;           /* [H] or null */
   const float *slopes;         /* ALiBi slopes [B, H] or null */
   int64_t slopes_stride;       /* from a sequence to the next; 0 for [H] */
+  const strobe_extras *extras; /* or null */
   strobe_fault fault;
 } strobe_attention;
 

@@ -33,6 +33,8 @@ struct Rows {
   int64_t first;  // position of query 0
   int64_t head;
   const float *slopes;  // of this sequence, or null
+  int64_t sequence;
+  int64_t prefix;  // keys that every query sees, whatever its position; -1: none
 };
 
 // One piece of work: some rows against some keys.
@@ -87,11 +89,13 @@ struct RowAt {
 static inline RowAt row_at(const Rows &rows, int64_t row) { return {row / rows.group, row % rows.group}; }
 static inline RowAt next_row(const Rows &rows, RowAt at) { return at.h + 1 < rows.group ? RowAt{at.t, at.h + 1} : RowAt{at.t + 1, 0}; }
 
-// The keys [lo, hi) that a query may see. Causal, window, lengths: every mask of this room is such an interval.
+// The keys [lo, hi) outside of which a query sees none: causal, window, prefix, lengths. Marks may hide more (marks.hpp).
 static inline void visible(const strobe_attention &call, const Rows &rows, int64_t keys, int64_t t, int64_t *lo, int64_t *hi) {
   int64_t position = rows.first + t;
+  int64_t end = position + call.after + 1;
+  if (rows.prefix >= 0) end = least(end, most(position + 1, rows.prefix));
   *lo = clamp(position - call.before, 0, keys);
-  *hi = most(*lo, clamp(position + call.after + 1, 0, keys));
+  *hi = most(*lo, clamp(end, 0, keys));
 }
 
 // How many tokens from s on lie a constant stride apart, and where the first one lies.

@@ -17,7 +17,7 @@ import torch  # noqa: F401 — first, see above
 from strobe.errors import Broken, Invalid
 from strobe.machine import compiled_library
 
-INTERFACE = 1  # STROBE_INTERFACE of interface.h
+INTERFACE = 2  # STROBE_INTERFACE of interface.h
 ISAS = {"scalar": 0, "avx2": 1, "avx512": 2, "amx": 3, "neon": 4}
 DTYPES_BY_NAME = {"float32": 0, "bfloat16": 1, "float16": 2}
 DENSE, RANGED, PACKED, PAGED = range(4)
@@ -28,7 +28,7 @@ _REBUILD = "rebuild it: pip install . (or pip install -e . --no-build-isolation)
 
 
 class Record:
-    """A C struct as one packing format: `I` and `i` are 32 bits, `q` 64, `P` a pointer, `f` a float; a digit repeats."""
+    """A C struct as one packing format: `I` and `i` are 32 bits, `q` and `Q` 64, `P` a pointer, `f` a float; a digit repeats."""
 
     def __init__(self, fields: str) -> None:
         self._struct = struct.Struct("@" + "".join(field.partition(":")[2] for field in fields.split()))
@@ -44,7 +44,11 @@ ATTENTION = Record(
     "size:I interface:I isa:i threads:i dtype:i layout:i B:q T:q S:q H:q G:q D:q V:q q:P k:P v:P out:P lse:P "
     "q_strides:3q k_strides:3q v_strides:3q out_strides:3q lse_strides:3q q_offsets:P starts:P lengths:P table:P "
     "table_stride:q table_width:q P:q Z:q first:P first_all:q place_all:i reserved:i before:q after:q scale:f cap:f "
-    "sink:P slopes:P slopes_stride:q fault:3q"
+    "sink:P slopes:P slopes_stride:q extras:P fault:3q"
+)
+_MARK = "kind:i reserved:i at:P keys:P strides:4q keys_strides:2q rows:q columns:q "
+EXTRAS = Record(
+    "size:I interface:I prefix:P prefix_all:q mark_count:i bias_dtype:i " + 4 * _MARK + "bias:P bias_strides:4q seed:Q drop_below:I keep:f"
 )
 APPEND = Record(
     "size:I interface:I isa:i threads:i from_dtype:i to_dtype:i B:q T:q G:q D:q V:q k:P v:P k_pages:P v_pages:P "

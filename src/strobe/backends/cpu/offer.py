@@ -5,7 +5,7 @@ from __future__ import annotations
 from strobe.answers import Offer, Question, Refusal
 from strobe.appending import Append
 from strobe.machine import CPU_ARCHS, Machine
-from strobe.masks import causal_window
+from strobe.masks import Prefix, split
 from strobe.merging import Merge
 from strobe.problem import Problem
 
@@ -14,6 +14,7 @@ WIDEST = 576
 # Rows (queries × heads of a group) of the kernels whose lanes are the width, on tiles and else, and keys of their blocks.
 FEW_ROWS_ON_TILES, FEW_ROWS = 16, 8
 KEYS = 64
+MOST_MARKS = 4
 TILES = {"scalar": (32, 96), "neon": (96, 96), "avx2": (192, 96), "avx512": (384, 96), "amx": (256, 256)}  # lanes are rows
 
 
@@ -52,20 +53,22 @@ def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Ref
     if problem.dtype not in DTYPES:
         no.append(f"dtypes are {', '.join(DTYPES)}; got {problem.dtype}")
     no += _widths((problem.D, problem.V))
-    if causal_window(call.mask) is None:
-        no.append("masks are Full, Causal and Window")
+    marks = [part for part in split(call.mask)[2] if not isinstance(part, Prefix)]
+    if len(marks) > MOST_MARKS:
+        no.append(f"masks are at most {MOST_MARKS} of Documents, Blocks, Tree and Dense, beside intervals; got {len(marks)}")
     if problem.scaled:
         no.append("keys and values that carry scales are not read yet")
-    no += [f"no {name}" for name in ("bias", "dropout") if getattr(call, name) is not None]
     if no:
         return Refusal(tuple(no))
+    shaped = bool(marks) or call.bias is not None or call.dropout is not None
     rows = problem.T * problem.group
     amx = machine.arch == "amx"
-    on_tiles = amx and problem.dtype == "bfloat16" and problem.D % 32 == problem.V % 32 == 0
-    if rows <= (FEW_ROWS_ON_TILES if on_tiles else FEW_ROWS):
+    on_tiles = amx and not shaped and problem.dtype == "bfloat16" and problem.D % 32 == problem.V % 32 == 0
+    if not shaped and rows <= (FEW_ROWS_ON_TILES if on_tiles else FEW_ROWS):
         pairs = problem.B * problem.G
         splits = -(-machine.units // pairs) if pairs else 1
         why = f"{rows} row(s) a key head: the keys are read once, their blocks shared evenly by the threads"
         return Offer("decode", why, (rows, KEYS), splits)
-    arch = "avx512" if amx and problem.dtype == "float32" else machine.arch  # six products of bf16 terms are no faster
+    # float32 would be six products of bf16 terms, no faster; what shapes the weights is read beside the scores of these tiles
+    arch = "avx512" if amx and (shaped or problem.dtype == "float32") else machine.arch
     return Offer("forward", f"{rows} rows a key head fill tiles whose lanes are rows", TILES[arch])

@@ -38,6 +38,9 @@ std::unique_ptr<T[]> array(int64_t n) {
 int32_t check(strobe_attention &c) {
   auto bad = [&](int32_t code, int64_t value) { return fail(c.fault, code, 0, 0, value); };
   if (c.size != sizeof c || c.interface != STROBE_INTERFACE) return STROBE_BAD_STRUCT;
+  if (c.extras && (c.extras->size != sizeof *c.extras || c.extras->interface != STROBE_INTERFACE)) return STROBE_BAD_STRUCT;
+  if (c.extras && (c.extras->mark_count < 0 || c.extras->mark_count > STROBE_MARKS)) return bad(STROBE_BAD_SHAPE, c.extras->mark_count);
+  if (c.extras && !valid_dtype(c.extras->bias_dtype)) return bad(STROBE_BAD_DTYPE, c.extras->bias_dtype);
   if (!valid_dtype(c.dtype)) return bad(STROBE_BAD_DTYPE, c.dtype);
   if (!valid_width(c.D)) return bad(STROBE_BAD_SHAPE, c.D);
   if (!valid_width(c.V)) return bad(STROBE_BAD_SHAPE, c.V);
@@ -89,6 +92,8 @@ Pair pair_of(const strobe_attention &c, int64_t b, int64_t g) {
   rows.lse_token = c.lse_strides[1] * 4, rows.lse_head = c.lse_strides[2] * 4;
   rows.group = group, rows.count = queries * group, rows.head = g * group;
   rows.slopes = c.slopes ? c.slopes + b * c.slopes_stride : nullptr;
+  rows.sequence = b;
+  rows.prefix = !c.extras ? -1 : c.extras->prefix ? most(0, c.extras->prefix[b]) : c.extras->prefix_all;
   rows.first = c.first ? c.first[b] : c.place_all ? c.first_all : keys.count - queries;
   return pair;
 }

@@ -52,6 +52,11 @@ static inline vec tanh_of(vec x) {
   return select_less(abs(x), set1(NEAR), fma(mul(p, y), x, x), far);
 }
 
+// Whether more than an interval of keys, a cap and slopes shapes the weights: a matter for the tiles whose lanes are rows.
+static inline bool shaped(const strobe_attention &call) {
+  return call.extras && (call.extras->mark_count > 0 || call.extras->bias || call.extras->drop_below > 0);
+}
+
 // How products become scores in powers of two. Mostly by one factor, which then is folded into the exponent,
 // 2^(product · factor - base), where it costs neither time nor a rounding. With a cap or slopes, `adjust` is a pass over
 // the products; so it is for a factor that is not positive, which would turn greatest into least.
@@ -64,7 +69,8 @@ struct Scoring {
 };
 static inline Scoring scoring(const strobe_attention &call) {
   if (call.cap > 0) return {false, call.scale / call.cap, call.cap * LOG2_E};
-  return {call.slopes == nullptr && call.scale > 0, call.scale * LOG2_E, 0};
+  bool biased = call.extras && call.extras->bias;
+  return {call.slopes == nullptr && !biased && call.scale > 0, call.scale * LOG2_E, 0};
 }
 // `away` is the lane's |position of query - key| times slope · log2 e.
 static inline vec adjust(const Scoring &how, vec x, vec away) {

@@ -5,6 +5,7 @@
 // sub-blocks of ROW_VECTORS vectors each; they share the keys of a block while these are in cache.
 #pragma once
 
+#include "marks.hpp"
 #include "softmax.hpp"
 
 namespace strobe {
@@ -17,7 +18,7 @@ constexpr int BLOCK = 96;  // keys of a block: 128, 512 bytes apart, would crowd
 
 struct Sub {
   float m[SUB_ROWS], l[SUB_ROWS], slope[SUB_ROWS], position[SUB_ROWS];
-  int32_t lo[SUB_ROWS], hi[SUB_ROWS];
+  int32_t lo[SUB_ROWS], hi[SUB_ROWS], t[SUB_ROWS], h[SUB_ROWS];
   int64_t least_lo, most_lo, least_hi, most_hi;
   int rows, vectors;
 };
@@ -26,6 +27,8 @@ struct TileScratch {
   Sub subs[SUBS];
   alignas(64) float s[BLOCK * SUB_ROWS];
   alignas(64) float row[W * MAX_WIDTH];
+  alignas(64) int32_t hidden[BLOCK * SUB_ROWS];
+  alignas(64) float bias[BLOCK * SUB_ROWS];
 };
 struct TileArrays {
   TileScratch *fixed;
@@ -79,6 +82,7 @@ static void load_sub(const Piece &piece, int64_t row0, int rows, float *wide, Su
     sub.least_lo = least(sub.least_lo, lo), sub.most_lo = most(sub.most_lo, lo);
     sub.least_hi = least(sub.least_hi, hi), sub.most_hi = most(sub.most_hi, hi);
     sub.m[i] = MINUS_INFINITY, sub.l[i] = 0;
+    sub.t[i] = static_cast<int32_t>(at.t), sub.h[i] = static_cast<int32_t>(piece.rows->head + at.h);
     sub.position[i] = static_cast<float>(piece.rows->first + at.t);
     sub.slope[i] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + at.h] * LOG2_E : 0;
     const char *p = query_at(*piece.rows, at);
@@ -131,18 +135,27 @@ static void scores(const float *q, const float *k, int64_t stride, int n, int64_
   }
 }
 
-// Cap, slopes and mask, for keys k0 … k0 + n - 1.
+// What shapes a block's scores beside the products; null where nothing does.
+struct Shaping {
+  const int32_t *hidden;  // [keys][lanes], by marks
+  const float *bias;
+};
+
+// Cap, slopes, bias and mask, for keys k0 … k0 + n - 1.
 template <int R>
-static void adjust_scores(const Sub &sub, const Scoring &how, int64_t k0, int n, float *s) {
+static void adjust_scores(const Sub &sub, const Scoring &how, const Shaping &by, int64_t k0, int n, float *s) {
   bool partial = k0 < sub.most_lo || k0 + n > sub.least_hi;
-  if (how.folded && !partial) return;
+  if (how.folded && !partial && !by.hidden) return;
   for (int j = 0; j < n; j++) {
     float key = static_cast<float>(k0 + j);
     for (int x = 0; x < R; x++) {
       float *p = s + j * R * W + x * W;
       vec y = load(p);
       if (!how.folded) y = adjust(how, y, mul(load(sub.slope + x * W), abs(minus(load(sub.position + x * W), set1(key)))));
+      int at = (j * R + x) * W;
+      if (by.bias) y = add(y, load(by.bias + at));
       if (partial) y = hide(y, sub.lo + x * W, sub.hi + x * W, static_cast<int32_t>(k0 + j));
+      if (by.hidden) y = hide(y, by.hidden + at, sub.hi + x * W, static_cast<int32_t>(k0 + j));
       store(p, y);
     }
   }
@@ -202,15 +215,16 @@ static void gather_values(const float *p, const float *v, int64_t stride, int n,
 
 // The same where some value is not finite and some row may not see it: 0 · NaN must not reach that row.
 template <int R>
-static void gather_seen_values(const Sub &sub, const float *p, const float *v, int64_t stride, int64_t k0, int n, int64_t V, const vec *by,
-                               float *o) {
+static void gather_seen_values(const Sub &sub, const int32_t *hidden, const float *p, const float *v, int64_t stride, int64_t k0, int n,
+                               int64_t V, const vec *by, float *o) {
   alignas(64) float scale[R * W];
   for (int x = 0; x < R; x++) store(scale + x * W, by[x]);
   for (int i = 0; i < R * W; i++) {
     for (int64_t d = 0; d < V; d++) {
       float *to = o + d * R * W + i;
       *to *= scale[i];
-      for (int64_t j = most(0, sub.lo[i] - k0); j < least(n, sub.hi[i] - k0); j++) *to += p[j * R * W + i] * v[j * stride + d];
+      for (int64_t j = most(0, sub.lo[i] - k0); j < least(n, sub.hi[i] - k0); j++)
+        if (!hidden || !hidden[j * R * W + i]) *to += p[j * R * W + i] * v[j * stride + d];
     }
   }
 }
@@ -233,19 +247,29 @@ struct KeyBlock {
 };
 
 template <int R>
-static void attend_sub(const Piece &piece, const Scoring &how, Sub &sub, KeyBlock &block, int64_t a, int64_t e, const float *q, float *s,
-                       float *o) {
+static void attend_sub(const Piece &piece, const Scoring &how, TileScratch &f, Sub &sub, KeyBlock &block, int64_t a, int64_t e,
+                       const float *q, float *o) {
   const strobe_attention &call = *piece.call;
   int n = static_cast<int>(e - a);
+  float *s = f.s;
+  Stretch stretch = {piece.rows->sequence, a, n, R * W, sub.t, sub.h};
+  Shaping shaping = {};
+  if (call.extras && call.extras->mark_count > 0) {
+    Sight sight = look(*call.extras, stretch, piece.rows->first, f.hidden);
+    if (sight == Sight::none) return;
+    if (sight == Sight::some) shaping.hidden = f.hidden;
+  }
+  if (call.extras && call.extras->bias) read_bias(*call.extras, stretch, f.bias), shaping.bias = f.bias;
   const float *k = block.k + (a - block.key0) * block.k_stride, *v = block.v + (a - block.key0) * block.v_stride;
   scores<R>(q, k, block.k_stride, n, call.D, s);
-  adjust_scores<R>(sub, how, a, n, s);
+  adjust_scores<R>(sub, how, shaping, a, n, s);
   vec by[R];
   weights<R>(sub, how.exponent(), s, n, by);
-  bool partial = a < sub.most_lo || e > sub.least_hi;
+  if (call.extras && call.extras->drop_below > 0) drop(*call.extras, stretch, s);
+  bool partial = a < sub.most_lo || e > sub.least_hi || shaping.hidden;
   if (partial && block.finite < 0) block.finite = all_finite(block.v, block.v_stride, block.count, call.V);
   if (partial && !block.finite) {
-    gather_seen_values<R>(sub, s, v, block.v_stride, a, n, call.V, by, o);
+    gather_seen_values<R>(sub, shaping.hidden, s, v, block.v_stride, a, n, call.V, by, o);
   } else {
     gather_values<R>(s, v, block.v_stride, n, call.V, by, o);
   }
@@ -301,12 +325,12 @@ static void attend_many(const Piece *pieces, int) {
       int64_t from = most(k0, sub.least_lo), to = least(k0 + n, sub.most_hi);
       if (from >= to) continue;
       const float *q = a.q + i * SUB_ROWS * call.D;
-      float *o = a.o + i * SUB_ROWS * call.V, *s = a.fixed->s;
-      if (sub.vectors == 1) attend_sub<1>(piece, how, sub, block, from, to, q, s, o);
+      float *o = a.o + i * SUB_ROWS * call.V;
+      if (sub.vectors == 1) attend_sub<1>(piece, how, *a.fixed, sub, block, from, to, q, o);
       if constexpr (ROW_VECTORS >= 2)
-        if (sub.vectors == 2) attend_sub<2>(piece, how, sub, block, from, to, q, s, o);
+        if (sub.vectors == 2) attend_sub<2>(piece, how, *a.fixed, sub, block, from, to, q, o);
       if constexpr (ROW_VECTORS >= 3)
-        if (sub.vectors == 3) attend_sub<3>(piece, how, sub, block, from, to, q, s, o);
+        if (sub.vectors == 3) attend_sub<3>(piece, how, *a.fixed, sub, block, from, to, q, o);
     }
   }
   for (int i = 0; i < subs; i++) finish_sub(piece, i * SUB_ROWS, a.fixed->subs[i], a.o + i * SUB_ROWS * call.V, a.fixed->row);

@@ -383,7 +383,7 @@ static void attend_amx(const Piece *pieces, int) {
 }
 // Float32 would be six tile products of three terms: up to 1.7 times as fast as AVX-512 where a core has its tile unit for
 // itself, and down to 0.7 where it shares it (docs/log.md). It takes AVX-512.
-static bool amx_many_takes(const strobe_attention &call) { return call.dtype != STROBE_F32; }
+static bool amx_many_takes(const strobe_attention &call) { return call.dtype != STROBE_F32 && !shaped(call); }
 
 }  // namespace STROBE_ISA
 }  // namespace strobe

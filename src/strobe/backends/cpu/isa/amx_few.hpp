@@ -52,7 +52,9 @@ static size_t amx_few_bytes(const strobe_attention &) {
 static bool on_tiles(const strobe_attention &call, int64_t rows) {
   return call.dtype == STROBE_BF16 && call.D % CHUNK == 0 && call.V % CHUNK == 0 && rows >= LEAST_AMX_ROWS && rows <= AMX_FEW_ROWS;
 }
-static bool amx_few_takes(const strobe_attention &call, int64_t rows) { return rows <= FEW_ROWS || on_tiles(call, rows); }
+static bool amx_few_takes(const strobe_attention &call, int64_t rows) {
+  return !shaped(call) && (rows <= FEW_ROWS || on_tiles(call, rows));
+}
 
 // n tokens of sixteen at one distance: as they lie if they do, else copied, zeros behind the last.
 static inline void even_rows(const Keys &keys, int64_t s, int n, int64_t D, int64_t V, bf16 *k_copy, bf16 *v_copy, EvenRows *k,
