@@ -13,6 +13,7 @@ from strobe import Blocks, Causal, Dense, Documents, Dropout, Full, Mask, Prefix
 from strobe.machine import Machine, compiled_library
 from strobe.plan import plan
 from strobe.problem import check
+from strobe.backends.cpu.offer import offer
 from strobe.faces import torch as face
 
 from .test_cpu import ISAS, call_of, run
@@ -93,7 +94,6 @@ def test_more_marks_than_the_room_reads_are_refused_with_the_number() -> None:
     mask: Mask = Full()
     for _ in range(5):
         mask = mask & Dense(lot(T, S))
-    from strobe.backends.cpu.offer import offer
 
     refusal = offer(check(face._described(replace(call, mask=mask))), Machine.cpu(1))
     assert "at most 4" in str(refusal) and "got 5" in str(refusal)
