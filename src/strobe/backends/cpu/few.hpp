@@ -198,7 +198,7 @@ static void weigh_row(const Piece &piece, const Scoring &how, FewScratch &f, Few
 }
 
 template <int R, int WIDTH, class T>
-static void value_block(const Piece &piece, const FewScratch &f, FewHead &head, const FewBlock &b, int r0, int j0, int j1, Fetcher &next) {
+static void value_block(const Piece &piece, const FewScratch &f, FewHead &head, int r0, int j0, int j1, Fetcher &next) {
   constexpr int C = R == 4 ? 4 : 8;  // 16 or fewer accumulators beside C values
   const int64_t V = WIDTH ? WIDTH : piece.call->V;
   int64_t d = 0;
@@ -256,17 +256,17 @@ static void few_block(const Piece &piece, const Scoring &how, FewScratch &f, Few
   for (int r = 0; r < n; r++) weigh_row(piece, how, f, head, b, r);
   auto seen = [&](int64_t key) { return static_cast<int>(clamp(key - b.k0, 0, b.count)); };
   if (!head.same) {  // each row its own keys: a value that one row may not see never meets it
-    for (int r = 0; r < n; r++) value_block<1, WIDTH, T>(piece, f, head, b, r, seen(head.lo[r]), seen(head.hi[r]), next.v);
+    for (int r = 0; r < n; r++) value_block<1, WIDTH, T>(piece, f, head, r, seen(head.lo[r]), seen(head.hi[r]), next.v);
     return;
   }
   int j0 = seen(head.lo[0]), j1 = seen(head.hi[0]);
   for (int r = 0; r < n;) {
     if (n - r >= 4) {
-      value_block<4, WIDTH, T>(piece, f, head, b, r, j0, j1, next.v), r += 4;
+      value_block<4, WIDTH, T>(piece, f, head, r, j0, j1, next.v), r += 4;
     } else if (n - r >= 2) {
-      value_block<2, WIDTH, T>(piece, f, head, b, r, j0, j1, next.v), r += 2;
+      value_block<2, WIDTH, T>(piece, f, head, r, j0, j1, next.v), r += 2;
     } else {
-      value_block<1, WIDTH, T>(piece, f, head, b, r, j0, j1, next.v), r += 1;
+      value_block<1, WIDTH, T>(piece, f, head, r, j0, j1, next.v), r += 1;
     }
   }
 }
