@@ -185,7 +185,7 @@ static inline void four_rows(const float *s, vec *rows) {
 }
 
 // Cap, slopes and mask, then the greatest scores. Where these grew much, what the head gathered must be rescaled.
-static inline bool find_greatest(const Piece &piece, const Scoring &how, const AmxFewHead &head, AmxFewBlock &b, vec *now) {
+static inline bool find_greatest(const Scoring &how, const AmxFewHead &head, AmxFewBlock &b, vec *now) {
   int keys = b.groups * GROUP;
   bool partial = b.k0 < head.most_lo || b.k0 + keys > head.least_hi;
   if (partial || !how.folded) {
@@ -352,7 +352,7 @@ static void attend_amx_few_of(const Piece *pieces, int heads) {
     AmxFewHead &head = f.heads[now.head];
     vec greatest_scores;
     bool waiting = item > 0;
-    if (find_greatest(pieces[now.head], how, head, now, &greatest_scores)) {
+    if (find_greatest(how, head, now, &greatest_scores)) {
       if (waiting) gather(other, nothing);  // by the old measure
       waiting = false;
       rescale(pieces[now.head], head, greatest_scores);
