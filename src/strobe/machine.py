@@ -40,6 +40,10 @@ class Machine:
     compiled: bool = True
     notes: tuple[str, ...] = ()
 
+    def __hash__(self) -> int:
+        """Of what tells machines apart most often: plans are looked up by their machine at every call."""
+        return hash((self.arch, self.units))
+
     @staticmethod
     def cpu(threads: int) -> Machine:
         """The processor this runs on, with `threads` threads to use."""

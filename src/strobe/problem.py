@@ -34,9 +34,8 @@ class Described(NamedTuple):
         return f"{self.dtype} {list(self.shape)}"
 
 
-@dataclass(frozen=True)
-class Call:
-    """What was asked: arrays, or their descriptions, and values."""
+class Call(NamedTuple):
+    """What was asked: arrays, or their descriptions, and values. A tuple, since one is made and hashed at every call."""
 
     q: Any  # an array [B, T, H, D], or Packed
     keys: Keys
@@ -51,14 +50,15 @@ class Call:
 
 
 @lru_cache(maxsize=None)
-def _fields(kind: type) -> tuple[tuple[str, bool], ...] | None:
+def _fields(kind: type[Any]) -> tuple[tuple[str, bool], ...] | None:
     """(field, may an array lie in it) of a value type, in order; () if none may, None for a type that is no value's."""
+    if kind is Call:
+        return tuple((name, name not in ("scale", "cap", "dropout")) for name in Call._fields)
+    if issubclass(kind, (int, float, type(None))):
+        return ()
     if not is_dataclass(kind):
         return None
-    if kind is Call:
-        held = {f.name for f in fields(kind)} - {"scale", "cap", "dropout"}
-    else:
-        held = {f.name for f in fields(kind) if f.metadata.get("array") or (kind is m.Both and f.name == "masks")}
+    held = {f.name for f in fields(kind) if f.metadata.get("array") or (kind is m.Both and f.name == "masks")}
     return tuple((f.name, f.name in held) for f in fields(kind)) if held else ()
 
 
@@ -68,17 +68,15 @@ def map_arrays(value: Any, change: Callable[[Any], Any]) -> Any:
     >>> map_arrays(Sink("array"), str.upper)
     Sink(logits='ARRAY')
     """
-    if value is None or isinstance(value, (int, float)):
-        return value
-    if isinstance(value, tuple) and not isinstance(value, Described):
-        return tuple(map_arrays(item, change) for item in cast("tuple[Any, ...]", value))
     kind = cast("type[Any]", type(value))
     found = _fields(kind)
-    if found is None:
-        return change(value)
-    if not found:
+    if found:
+        return kind(*[map_arrays(getattr(value, name), change) if held else getattr(value, name) for name, held in found])
+    if found is not None:
         return value
-    return kind(*[map_arrays(getattr(value, name), change) if held else getattr(value, name) for name, held in found])
+    if isinstance(value, tuple) and kind is not Described:
+        return tuple(map_arrays(item, change) for item in cast("tuple[Any, ...]", value))
+    return change(value)
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,10 @@ class Problem:
     device: str
     scale: float
     verb: str = "attention"
+
+    def __hash__(self) -> int:
+        """Of the call, which decides all but the verb: plans are looked up by their problem at every call."""
+        return hash(self.call)
 
     @property
     def layout(self) -> type:

@@ -7,7 +7,7 @@ batch and length cut to what float64 can check in a moment.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -247,7 +247,7 @@ def with_gradients(call: Call) -> tuple[Call, list[Tensor]]:
     q = map_arrays(call.q, ask)
     cached = isinstance(call.keys, Paged) or any(isinstance(side, Scaled) for side in key_sides(call.keys))
     keys = call.keys if cached else map_arrays(call.keys, ask)
-    asked = replace(
-        call, q=q, keys=keys, bias=map_arrays(call.bias, ask), alibi=map_arrays(call.alibi, ask), sink=map_arrays(call.sink, ask)
+    asked = call._replace(
+        q=q, keys=keys, bias=map_arrays(call.bias, ask), alibi=map_arrays(call.alibi, ask), sink=map_arrays(call.sink, ask)
     )
     return asked, leaves

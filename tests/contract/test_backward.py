@@ -26,7 +26,7 @@ GRADED = [case for case in CASES if case.B * case.H * case.T * case.S < 2_000_00
 def test_gradients_are_those_of_the_definition(case: Case) -> None:
     wide = map_arrays(build(case, "float32"), lambda x: x.double() if x.dtype == torch.float32 and not case.scaled else x)
     if case.scaled:
-        wide = replace(wide, q=wide.q.double())
+        wide = wide._replace(q=wide.q.double())
     expected, expected_leaves = with_gradients(wide)
     problem = problem_of(map_arrays(wide, lambda x: x.detach()))
     padded = pad(expected, problem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 
 import pytest
 import torch
@@ -41,7 +40,7 @@ def _wide(case: Case, dtype: str) -> Call:
 
     call = build(case, dtype)
     if case.scaled:  # scales stay float32, data stays narrow
-        return replace(call, q=map_arrays(call.q, widen))
+        return call._replace(q=map_arrays(call.q, widen))
     return map_arrays(call, widen)
 
 

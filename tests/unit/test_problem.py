@@ -29,7 +29,7 @@ def bits(*shape: int) -> Described:
 
 
 def keys(**what: Any) -> Call:
-    return replace(CALL, keys=replace(CALL.keys, **what))
+    return CALL._replace(keys=replace(CALL.keys, **what))
 
 
 def paged(**what: Any) -> Call:
@@ -52,7 +52,7 @@ def test_what_makes_sense_becomes_letters() -> None:
     assert (found.B, found.T, found.S, found.H, found.G, found.D, found.V) == (2, 3, 5, 8, 2, 64, 32)
     assert (found.dtype, found.device, found.scale, found.verb) == ("float32", "cpu", 64**-0.5, "attention")
     assert (found.layout, found.group, found.scaled) == (Dense, 4, False)
-    assert check(CALL) is check(replace(CALL))
+    assert check(CALL) is check(CALL._replace())
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ def test_layouts_become_letters(call: Call, letters: tuple[int, int, int], layou
     ],
 )  # fmt: skip
 def test_what_may_be_asked_for_is_taken(what: dict[str, Any]) -> None:
-    assert isinstance(check(replace(CALL, **what)), Problem)
+    assert isinstance(check(CALL._replace(**what)), Problem)
 
 
 # The mistake, the call, and the words that name it: what came, what was wanted, what to do.
 MISTAKES: dict[str, tuple[Call, tuple[str, ...]]] = {
-    "q is no array": (replace(CALL, q="a list"), ("q is an array [B, T, H, D]", "got 'a list'")),
-    "q has three axes": (replace(CALL, q=array(3, 8, 64)), ("q is [B, T, H, D]", "got 3 axes: [3, 8, 64]")),
+    "q is no array": (CALL._replace(q="a list"), ("q is an array [B, T, H, D]", "got 'a list'")),
+    "q has three axes": (CALL._replace(q=array(3, 8, 64)), ("q is [B, T, H, D]", "got 3 axes: [3, 8, 64]")),
     "k has five axes": (keys(k=array(1, 2, 5, 2, 64)), ("k is [B, S, G, D]", "got 5 axes")),
     "v is no array": (keys(v=None), ("v is an array [B, S, G, V]", "got None")),
-    "keys are no layout": (replace(CALL, keys="K"), ("Packed, Ranged or Paged", "got 'K'")),
+    "keys are no layout": (CALL._replace(keys="K"), ("Packed, Ranged or Paged", "got 'K'")),
     "another batch": (keys(k=array(3, 5, 2, 64), v=array(3, 5, 2, 32)), ("one batch", "B=2 in q [2, 3, 8, 64]", "B=3 in the keys")),
     "another width": (keys(k=array(2, 5, 2, 32)), ("one width D", "D=64 in q", "D=32 in k [2, 5, 2, 32]")),
     "a value too few": (keys(v=array(2, 4, 2, 32)), ("each key has its value", "k [2, 5, 2, 64], v [2, 4, 2, 32]")),
@@ -105,35 +105,35 @@ MISTAKES: dict[str, tuple[Call, tuple[str, ...]]] = {
     "two dtypes": (keys(k=array(2, 5, 2, 64, dtype="float16")), ("one dtype", "q is float32, the keys are float16", "convert one of them")),
     "bare int8": (keys(v=array(2, 5, 2, 32, dtype="int8")), ("the values are int8", "wrap them as Scaled(data, scale)")),
     "two devices": (keys(v=array(2, 5, 2, 32, device="cuda:0")), ("one device", "q is on cpu, values on cuda:0")),
-    "a last axis with gaps": (replace(CALL, q=array(2, 3, 8, 64, last_stride=2)), ("last axis of q has to be contiguous", "got stride 2", "Call .contiguous()")),
-    "a NaN scale": (replace(CALL, scale=math.nan), ("scale is a finite number", "got nan")),
-    "an infinite scale": (replace(CALL, scale=math.inf), ("scale is a finite number", "got inf")),
-    "a scale of words": (replace(CALL, scale="auto"), ("scale is a finite number", "got 'auto'")),  # type: ignore[arg-type]
-    "a scale of truth": (replace(CALL, scale=True), ("scale is a finite number", "got True")),
-    "a mask's type": (replace(CALL, mask=Causal), ("mask is a value, not a type", "write Causal(…)")),  # type: ignore[arg-type]
-    "a flag for a mask": (replace(CALL, mask=True), ("mask is a Mask (Full, Causal", "got True")),  # type: ignore[arg-type]
-    "a prefix of another batch": (replace(CALL, mask=Prefix(ints(3))), ("Prefix.length is [B] = [2]", "got [3]")),
-    "a prefix of int64": (replace(CALL, mask=Prefix(array(2, dtype="int64"))), ("Prefix.length is int32", "got int64", "Call .int()")),
-    "documents of the keys' length": (replace(CALL, mask=Documents(ints(2, 5), ints(2, 5))), ("Documents.queries is [B, T] = [2, 3]", "got [2, 5]")),
-    "documents without keys": (replace(CALL, mask=Documents(ints(2, 3), None)), ("Documents.keys is an array [B, S]", "got None")),
-    "blocks of another grid": (replace(CALL, mask=Blocks(bits(1, 1, 3, 5), rows=2, columns=2)), ("Blocks.kept is [B or 1, H or 1", "= [2, 8, 2, 3]", "got [1, 1, 3, 5]")),
-    "a tree of keys": (replace(CALL, mask=Tree(bits(1, 3, 5))), ("Tree.visible is [B or 1, T, T] = [2, 3, 3]", "got [1, 3, 5]")),
-    "a dense mask of floats": (replace(CALL, mask=DenseMask(array(3, 5))), ("Dense.visible is bool, true where the query sees the key", "got float32")),
-    "a dense mask transposed": (replace(CALL, mask=Causal() & DenseMask(bits(5, 3))), ("Dense.visible is [B, H, T, S] = [3, 5] here", "got [5, 3]")),
-    "a dense mask of five axes": (replace(CALL, mask=DenseMask(bits(1, 1, 1, 3, 5))), ("Dense.visible is [B, H, T, S]", "got [1, 1, 1, 3, 5]")),
-    "a dense mask elsewhere": (replace(CALL, mask=DenseMask(array(3, 5, dtype="bool", device="cuda:0"))), ("one device", "Dense.visible on cuda:0")),
-    "a dense mask that is no array": (replace(CALL, mask=DenseMask("x")), ("Dense.visible is an array", "got 'x'")),
-    "a bare number for a cap": (replace(CALL, cap=30.0), ("cap is a SoftCap or None", "got 30.0")),  # type: ignore[arg-type]
-    "bare slopes": (replace(CALL, alibi=array(8)), ("alibi is a Alibi or None",)),  # type: ignore[arg-type]
-    "a bare probability": (replace(CALL, dropout=0.1), ("dropout is a Dropout or None", "got 0.1")),  # type: ignore[arg-type]
-    "a bias of truth": (replace(CALL, bias=bits(3, 5)), ("bias is a floating array", "For true and false use mask=Dense(…)")),
-    "a bias of another shape": (replace(CALL, bias=array(4, 5)), ("broadcastable to [B, H, T, S] = [2, 8, 3, 5]", "got [4, 5]")),
-    "a bias of five axes": (replace(CALL, bias=array(1, 1, 1, 3, 5)), ("broadcastable", "got [1, 1, 1, 3, 5]")),
-    "slopes a group": (replace(CALL, alibi=Alibi(array(2))), ("Alibi.slopes is a floating array [H] = [8] or [B, H] = [2, 8]", "got float32 [2]")),
-    "a sink a batch": (replace(CALL, sink=Sink(array(2, 8))), ("Sink.logits is a floating array [H] = [8]", "got float32 [2, 8]")),
-    "a first of floats": (replace(CALL, first=array(2)), ("first is int32", "got float32", "Call .int()")),
-    "a first of another batch": (replace(CALL, first=ints(3)), ("first is [B] = [2]", "got [3]")),
-    "a first of truth": (replace(CALL, first=True), ("first is an array [B]", "got True")),
+    "a last axis with gaps": (CALL._replace(q=array(2, 3, 8, 64, last_stride=2)), ("last axis of q has to be contiguous", "got stride 2", "Call .contiguous()")),
+    "a NaN scale": (CALL._replace(scale=math.nan), ("scale is a finite number", "got nan")),
+    "an infinite scale": (CALL._replace(scale=math.inf), ("scale is a finite number", "got inf")),
+    "a scale of words": (CALL._replace(scale="auto"), ("scale is a finite number", "got 'auto'")),  # type: ignore[arg-type]
+    "a scale of truth": (CALL._replace(scale=True), ("scale is a finite number", "got True")),
+    "a mask's type": (CALL._replace(mask=Causal), ("mask is a value, not a type", "write Causal(…)")),  # type: ignore[arg-type]
+    "a flag for a mask": (CALL._replace(mask=True), ("mask is a Mask (Full, Causal", "got True")),  # type: ignore[arg-type]
+    "a prefix of another batch": (CALL._replace(mask=Prefix(ints(3))), ("Prefix.length is [B] = [2]", "got [3]")),
+    "a prefix of int64": (CALL._replace(mask=Prefix(array(2, dtype="int64"))), ("Prefix.length is int32", "got int64", "Call .int()")),
+    "documents of the keys' length": (CALL._replace(mask=Documents(ints(2, 5), ints(2, 5))), ("Documents.queries is [B, T] = [2, 3]", "got [2, 5]")),
+    "documents without keys": (CALL._replace(mask=Documents(ints(2, 3), None)), ("Documents.keys is an array [B, S]", "got None")),
+    "blocks of another grid": (CALL._replace(mask=Blocks(bits(1, 1, 3, 5), rows=2, columns=2)), ("Blocks.kept is [B or 1, H or 1", "= [2, 8, 2, 3]", "got [1, 1, 3, 5]")),
+    "a tree of keys": (CALL._replace(mask=Tree(bits(1, 3, 5))), ("Tree.visible is [B or 1, T, T] = [2, 3, 3]", "got [1, 3, 5]")),
+    "a dense mask of floats": (CALL._replace(mask=DenseMask(array(3, 5))), ("Dense.visible is bool, true where the query sees the key", "got float32")),
+    "a dense mask transposed": (CALL._replace(mask=Causal() & DenseMask(bits(5, 3))), ("Dense.visible is [B, H, T, S] = [3, 5] here", "got [5, 3]")),
+    "a dense mask of five axes": (CALL._replace(mask=DenseMask(bits(1, 1, 1, 3, 5))), ("Dense.visible is [B, H, T, S]", "got [1, 1, 1, 3, 5]")),
+    "a dense mask elsewhere": (CALL._replace(mask=DenseMask(array(3, 5, dtype="bool", device="cuda:0"))), ("one device", "Dense.visible on cuda:0")),
+    "a dense mask that is no array": (CALL._replace(mask=DenseMask("x")), ("Dense.visible is an array", "got 'x'")),
+    "a bare number for a cap": (CALL._replace(cap=30.0), ("cap is a SoftCap or None", "got 30.0")),  # type: ignore[arg-type]
+    "bare slopes": (CALL._replace(alibi=array(8)), ("alibi is a Alibi or None",)),  # type: ignore[arg-type]
+    "a bare probability": (CALL._replace(dropout=0.1), ("dropout is a Dropout or None", "got 0.1")),  # type: ignore[arg-type]
+    "a bias of truth": (CALL._replace(bias=bits(3, 5)), ("bias is a floating array", "For true and false use mask=Dense(…)")),
+    "a bias of another shape": (CALL._replace(bias=array(4, 5)), ("broadcastable to [B, H, T, S] = [2, 8, 3, 5]", "got [4, 5]")),
+    "a bias of five axes": (CALL._replace(bias=array(1, 1, 1, 3, 5)), ("broadcastable", "got [1, 1, 1, 3, 5]")),
+    "slopes a group": (CALL._replace(alibi=Alibi(array(2))), ("Alibi.slopes is a floating array [H] = [8] or [B, H] = [2, 8]", "got float32 [2]")),
+    "a sink a batch": (CALL._replace(sink=Sink(array(2, 8))), ("Sink.logits is a floating array [H] = [8]", "got float32 [2, 8]")),
+    "a first of floats": (CALL._replace(first=array(2)), ("first is int32", "got float32", "Call .int()")),
+    "a first of another batch": (CALL._replace(first=ints(3)), ("first is [B] = [2]", "got [3]")),
+    "a first of truth": (CALL._replace(first=True), ("first is an array [B]", "got True")),
     "scales of float16": (narrow(scale=array(2, 5, 2, dtype="float16")), ("k.scale is float32 [2, 5, 2], one a token and head", "got float16")),
     "one scale a token": (narrow(scale=array(2, 5, 1)), ("k.scale is float32 [2, 5, 2]", "got float32 [2, 5, 1]")),
     "no scale": (narrow(scale=None), ("k.scale is an array", "got None")),
@@ -167,15 +167,15 @@ def test_a_mistake_is_named(mistake: str) -> None:
 
 @pytest.mark.parametrize("what", [{"q": array(2, 3, 8, 1, last_stride=7)}, {"bias": array(1, 1, 3, 5)}])
 def test_an_axis_of_one_may_have_any_stride(what: dict[str, Any]) -> None:
-    call = replace(CALL, **what)
+    call = CALL._replace(**what)
     if call.q.shape[-1] == 1:
-        call = replace(call, keys=Dense(array(2, 5, 2, 1, last_stride=9), array(2, 5, 2, 1)))
+        call = call._replace(keys=Dense(array(2, 5, 2, 1, last_stride=9), array(2, 5, 2, 1)))
     assert isinstance(check(call), Problem)
 
 
 def test_a_problem_prints_its_letters() -> None:
     assert str(check(CALL)) == "attention B=2 T=3 S=5 H=8 G=2 D=64 V=32 float32 Full()"
-    call = replace(CALL, mask=Causal() & DenseMask(bits(3, 5)), cap=SoftCap(2.0), sink=Sink(array(8)), first=0)
+    call = CALL._replace(mask=Causal() & DenseMask(bits(3, 5)), cap=SoftCap(2.0), sink=Sink(array(8)), first=0)
     assert str(check(call)).endswith("float32 Causal() & Dense() SoftCap(limit=2.0) sink first")
     assert " Paged " in str(check(paged()))
     assert " int8 " in str(check(narrow()))

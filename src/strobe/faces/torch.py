@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -58,19 +58,30 @@ def describe(value: Any) -> Any:
     """A tensor's description; for anything else its type in words, for `check` to name."""
     if not isinstance(value, Tensor):
         return value if isinstance(value, type) else f"a {type(value).__name__}"
-    stride = value.stride(-1) if value.dim() else 1
+    strides = value.stride()
     dtype = _DTYPES.get(value.dtype) or str(value.dtype).removeprefix("torch.")
-    return Described(tuple(value.shape), dtype, _device_name(value.device), stride)
+    return Described(tuple(value.shape), dtype, _device_name(value.device), strides[-1] if strides else 1)
+
+
+def _all_described(value: Any) -> Any:
+    """A value with its arrays described; an array, which most are, without a walk over fields."""
+    return describe(value) if isinstance(value, Tensor) else map_arrays(value, describe)
+
+
+def _pages_described(keys: Any) -> Any:
+    if type(keys) is not Paged:
+        return map_arrays(keys, describe)
+    return Paged(
+        _all_described(keys.keys), _all_described(keys.values), describe(keys.table), describe(keys.lengths), keys.longest
+    )
 
 
 def _described(call: Call) -> Call:
-    keys = call.keys
-    if type(keys) is Dense and call.bias is None and call.alibi is None and call.sink is None and call.first is None:
-        if isinstance(call.q, Tensor) and isinstance(keys.k, Tensor) and isinstance(keys.v, Tensor):
-            if isinstance(call.mask, Mask) and call.mask.plain:  # the common call, without a walk over the values' fields
-                described = Dense(describe(keys.k), describe(keys.v))
-                return Call(describe(call.q), described, call.mask, call.scale, call.cap, dropout=call.dropout)
-    return map_arrays(call, describe)
+    q, keys, mask, scale, cap, bias, alibi, sink, dropout, first = call
+    if not (bias is alibi is sink is first is None and isinstance(mask, Mask) and mask.plain):
+        return map_arrays(call, describe)
+    lain = Dense(_all_described(keys.k), _all_described(keys.v)) if type(keys) is Dense else _pages_described(keys)
+    return Call(_all_described(q), lain, mask, scale, cap, dropout=dropout)
 
 
 def machine(device: str) -> Machine:
@@ -106,10 +117,7 @@ def attend(call: Call) -> State:
         _refuse_cache_gradients(call)
         q, k, v, bias, slopes, sink, rest, words, sizes = flatten(call)
         return State(*torch.ops.strobe.attention.default(q, k, v, bias, slopes, sink, rest, words, sizes))
-    if not torch.is_grad_enabled():
-        return launch(plan_of(call), call)
-    with torch.no_grad():
-        return launch(plan_of(call), call)
+    return launch(plan_of(call), call)  # no array asks for a gradient, so there is nothing to switch off
 
 
 def _refuse_cache_gradients(call: Call) -> None:
@@ -122,27 +130,22 @@ def _refuse_cache_gradients(call: Call) -> None:
 def _wants_gradient(call: Call) -> bool:
     if not torch.is_grad_enabled():
         return False
-    keys = call.keys
-    held = (call.q, keys.k, keys.v) if type(keys) is Dense else (call.q, keys)
-    return any(map(_asks, held)) or any(map(_asks, (call.bias, call.alibi, call.sink)))
+    k, v = key_sides(call.keys)
+    return any(_asks(x) for x in (call.q, k, v, call.bias, call.alibi, call.sink) if x is not None)
 
 
 def _asks(value: Any) -> bool:
     """Whether any tensor in a value asks for a gradient."""
-    if value is None:
-        return False
     if isinstance(value, Tensor):
         return value.requires_grad
-    found: list[bool] = []
-    map_arrays(value, lambda x: found.append(isinstance(x, Tensor) and x.requires_grad))
-    return any(found)
+    return any(_asks(getattr(value, name)) for name in getattr(type(value), "__match_args__", ()))
 
 
 def run(chosen: Plan, call: Call) -> State:
     """Runs a kept plan on arrays that are what it was made for."""
     if not _fits(chosen.problem.call, call):  # type: ignore[union-attr]
         raise Invalid(f"the plan was made for {chosen.problem}; got {check(_described(call))}. Make a new plan with explain")
-    if not torch.is_grad_enabled():
+    if not _wants_gradient(call):
         return launch(chosen, call)
     with torch.no_grad():
         return launch(chosen, call)
@@ -150,22 +153,23 @@ def run(chosen: Plan, call: Call) -> State:
 
 def _fits(want: Any, have: Any) -> bool:
     """Whether a value is what a described one says: the same arrays in the same places, the same numbers."""
-    if want is have:
-        return True
-    if type(want) is Described:
+    kind = type(want)
+    if kind is Described:
+        shape, dtype, device, last_stride = want
         return (
             isinstance(have, Tensor)
-            and have.shape == want.shape
-            and _DTYPES.get(have.dtype) == want.dtype
-            and (not want.shape or have.stride(-1) == want.last_stride)
-            and _device_name(have.device) == want.device
+            and have.shape == shape
+            and _DTYPES.get(have.dtype) == dtype
+            and (not shape or have.stride()[-1] == last_stride)
+            and _device_name(have.device) == device
         )
-    if type(want) is not type(have):
+    if kind is not type(have):
         return False
-    names = getattr(type(want), "__dataclass_fields__", None)
-    if names is None:
+    if kind is Call or kind is tuple:  # the parts of a mask are a tuple
+        return len(want) == len(have) and all(a is b or _fits(a, b) for a, b in zip(want, have, strict=True))
+    if not is_dataclass(kind):
         return bool(want == have)
-    return all(_fits(getattr(want, name), getattr(have, name)) for name in names)
+    return all(_fits(getattr(want, name), getattr(have, name)) for name in kind.__match_args__)
 
 
 def merge(a: State, b: State) -> State:
@@ -180,10 +184,13 @@ def merge(a: State, b: State) -> State:
 
 def append(pages: Paged, k: Any, v: Any) -> None:
     """Writes new tokens into their pages."""
-    problem = check_append(map_arrays(pages, describe), map_arrays(k, describe), describe(v))
+    problem = check_append(_pages_described(pages), _all_described(k), describe(v))
     chosen = plan(problem, machine(problem.device), _room.get())
+    write = kernel(chosen.room, chosen.offer.kernel).launch
+    if not (torch.is_grad_enabled() and any(map(_asks, (pages, k, v)))):
+        return write(chosen, pages, k, v)
     with torch.no_grad():
-        kernel(chosen.room, chosen.offer.kernel).launch(chosen, pages, k, v)
+        return write(chosen, pages, k, v)
 
 
 # ── the operators ──

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from strobe.backends.reference.forward import define
@@ -23,7 +21,7 @@ def launch(plan: Plan, call: Call) -> State:
     assert isinstance(problem, Problem)
     padded = pad(call, problem)
     step = max(1, -(-problem.S // plan.offer.splits))
-    without_sink = replace(call, sink=None)
+    without_sink = call._replace(sink=None)
     states = [
         State(*define(padded, without_sink, problem, slice(low, low + step))) for low in range(0, max(1, problem.S), step)
     ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -33,8 +31,8 @@ def launch(
         seeds = [None if x is None else x.detach().double().requires_grad_() for x in (grad_out, grad_lse)]
         wide = [None if x is None else x.detach().double().requires_grad_() for x in leaves]
         q, k, v, bias, slopes, sink = wide
-        again = replace(
-            call, q=q, keys=Dense(k, v), bias=bias,
+        again = call._replace(
+            q=q, keys=Dense(k, v), bias=bias,
             alibi=None if slopes is None else Alibi(slopes),
             sink=None if sink is None else Sink(sink),
         )  # fmt: skip
