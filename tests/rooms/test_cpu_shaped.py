@@ -95,5 +95,5 @@ def test_more_marks_than_the_room_reads_are_refused_with_the_number() -> None:
     for _ in range(5):
         mask = mask & Dense(lot(T, S))
 
-    refusal = offer(check(face._described(replace(call, mask=mask))), Machine.cpu(1))
+    refusal = offer(check(face._described(call._replace(mask=mask))), Machine.cpu(1))
     assert "at most 4" in str(refusal) and "got 5" in str(refusal)

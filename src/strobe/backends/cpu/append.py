@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -13,23 +14,32 @@ from strobe.layouts import Packed, Paged
 from strobe.plan import Plan
 
 
-def launch(plan: Plan, pages: Paged, k: Any, v: Tensor) -> None:
-    """Writes in place; nothing is written if any token has no place."""
+@lru_cache(maxsize=1024)
+def prepared(plan: Plan) -> lib.Form:
+    """What of the struct the plan alone decides; computed once a plan."""
     problem, machine = plan.problem, plan.machine
     assert isinstance(problem, Append)
+    form = lib.APPEND.pack(
+        lib.APPEND.size, lib.INTERFACE, lib.ISAS[machine.arch], machine.units,
+        lib.DTYPES_BY_NAME[problem.dtype], lib.DTYPES_BY_NAME[problem.page_dtype],
+        problem.B, *[0] * 27, *lib.NO_FAULT,
+    )  # fmt: skip
+    return lib.Form("strobe_append_tokens", lib.APPEND, form)
+
+
+def launch(plan: Plan, pages: Paged, k: Any, v: Tensor) -> None:
+    """Writes in place; nothing is written if any token has no place."""
     packed = isinstance(k, Packed)
     tokens = k.tokens if packed else k
     keys, values, table = pages.keys, pages.values, pages.table
-    lib.run(
-        "strobe_append_tokens",
-        lib.APPEND,
-        lib.APPEND.pack(
-            lib.APPEND.size, lib.INTERFACE, lib.ISAS[machine.arch], machine.units,
-            lib.DTYPES_BY_NAME[problem.dtype], lib.DTYPES_BY_NAME[problem.page_dtype],
-            problem.B, tokens.shape[0] if packed else problem.T, problem.G, problem.D, problem.V,
-            tokens.data_ptr(), v.data_ptr(), keys.data_ptr(), values.data_ptr(),
-            *strides(tokens), *strides(v), *strides(keys), *strides(values),
-            k.offsets.data_ptr() if packed else 0, table.data_ptr(), pages.lengths.data_ptr(),
-            table.stride(0), table.shape[1], *keys.shape[:2], *lib.NO_FAULT,
-        ),
+    form = prepared(plan)
+    struct = form.copy()
+    at, write = lib.APPENDED
+    write(
+        struct, at, tokens.shape[0 if packed else 1], *keys.shape[2:], values.shape[3],
+        tokens.data_ptr(), v.data_ptr(), keys.data_ptr(), values.data_ptr(),
+        *strides(tokens), *strides(v), *strides(keys), *strides(values),
+        k.offsets.data_ptr() if packed else 0, table.data_ptr(), pages.lengths.data_ptr(),
+        table.stride(0), table.shape[1], *keys.shape[:2],
     )  # fmt: skip
+    form.run(struct)

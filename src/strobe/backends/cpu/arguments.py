@@ -1,4 +1,4 @@
-"""A call as the C struct of `interface.h`: pointers and strides of its tensors, and its numbers."""
+"""A call as the C struct of `interface.h`. What the plan decides is written once a plan, pointers and strides once a call."""
 
 from __future__ import annotations
 
@@ -13,84 +13,105 @@ from strobe.backends.cpu.extras import Extras, has_extras
 from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.masks import split
 from strobe.plan import Plan
-from strobe.problem import Call, Problem
+from strobe.problem import Call, Problem, key_sides
 from strobe.state import State
 
 
 class Prepared(NamedTuple):
-    """What of the struct the plan alone decides: its head, its sizes, and the mask with scale and cap."""
+    """What the plan alone decides: the struct but for its tensors, and what the results are made like."""
 
-    head: tuple[Any, ...]
-    sizes: tuple[int, ...]
-    tail: tuple[Any, ...]
+    form: lib.Form
+    out: Tensor
+    lse: Tensor
     more: bool  # than most calls have
 
 
 @lru_cache(maxsize=4096)
-def prepared(plan: Plan) -> Prepared:
+def prepared(name: str, plan: Plan) -> Prepared:
     """Computed once a plan."""
     problem = plan.problem
     assert isinstance(problem, Problem)
-    before, after = (lib.UNBOUNDED if bound is None else min(bound, lib.UNBOUNDED) for bound in split(problem.call.mask)[:2])
-    cap = 0.0 if problem.call.cap is None else problem.call.cap.limit
-    return Prepared(
-        (lib.ATTENTION.size, lib.INTERFACE, lib.ISAS[plan.machine.arch], plan.machine.units, lib.DTYPES_BY_NAME[problem.dtype]),
-        (problem.H, problem.G, problem.D, problem.V),
-        (before, after, problem.scale, cap),
-        has_extras(problem.call),
-    )
-
-
-def attend(function: str, plan: Plan, call: Call) -> State:
-    """Runs `strobe_forward` or `strobe_decode`."""
-    problem = plan.problem
-    assert isinstance(problem, Problem)
-    head, sizes, tail, more = prepared(plan)
+    call = problem.call
+    before, after = (lib.UNBOUNDED if bound is None else min(bound, lib.UNBOUNDED) for bound in split(call.mask)[:2])
     packed = isinstance(call.q, Packed)
-    q = call.q.tokens if packed else call.q
-    T = q.shape[0] if packed else problem.T
-    out = q.new_empty((*q.shape[:-1], problem.V))
-    lse = torch.empty(q.shape[:-1], dtype=torch.float32)
-    k, v, layout, S, index = _keys(call.keys, problem)
-    sink = None if call.sink is None else call.sink.logits.float().contiguous()
-    slopes = None if call.alibi is None else call.alibi.slopes.float().contiguous()
-    extras = Extras(call) if more else None
-    first = call.first
-    placed = isinstance(first, int)
-    lib.run(
-        function,
-        lib.ATTENTION,
-        lib.ATTENTION.pack(
-            *head, layout, problem.B, T, S, *sizes,
-            q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), lse.data_ptr(),
-            *strides(q), *strides(k), *strides(v), *strides(out), *strides(lse, 0),
-            call.q.offsets.data_ptr() if packed else 0, *index,
-            first.data_ptr() if isinstance(first, Tensor) else 0, first if placed else 0, placed, 0,
-            *tail,
-            0 if sink is None else sink.data_ptr(),
-            0 if slopes is None else slopes.data_ptr(), 0 if slopes is None or slopes.dim() == 1 else slopes.shape[1],
-            0 if extras is None else extras.address,
-            *lib.NO_FAULT,
-        ),
+    lse = (call.q.tokens if packed else call.q).shape[:-1]  # [B, T, H], or [N, H]
+    H, V = problem.H, problem.V
+    layout, S, paged = _layout(call.keys, problem)
+    placed = isinstance(call.first, int)
+    by_sequence = call.alibi is not None and len(call.alibi.slopes.shape) == 2
+    form = lib.ATTENTION.pack(
+        lib.ATTENTION.size, lib.INTERFACE, lib.ISAS[plan.machine.arch], plan.machine.units, lib.DTYPES_BY_NAME[problem.dtype],
+        layout, problem.B, lse[0] if packed else problem.T, S, H, problem.G, problem.D, V,
+        0, 0, 0, 0, 0, *[0] * 9, 0 if packed else problem.T * H * V, H * V, V, 0 if packed else problem.T * H, H, 1,
+        0, 0, 0, 0, 0, *paged, 0, call.first if placed else 0, placed, 0,
+        before, after, problem.scale, 0.0 if call.cap is None else call.cap.limit,
+        0, 0, H if by_sequence else 0, 0, *lib.NO_FAULT,
     )  # fmt: skip
+    out = _like((*lse, V), getattr(torch, problem.dtype))
+    return Prepared(lib.Form(name, lib.ATTENTION, form), out, _like(lse, torch.float32), has_extras(call))
+
+
+def _like(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """What `empty_like` makes tensors of a shape from, in a third of the time that reading a tuple takes: one element,
+    spread over the shape."""
+    spread = torch.empty((), dtype=dtype).expand(shape)
+    return spread if spread.numel() else torch.empty(shape, dtype=dtype)
+
+
+def _layout(keys: Any, problem: Problem) -> tuple[int, int, tuple[int, int, int]]:
+    """(layout, S, (table_width, P, Z)) of described keys."""
+    none = (0, 0, 0)
+    if isinstance(keys, Dense):
+        return lib.DENSE, problem.S, none
+    if isinstance(keys, Paged):
+        return lib.PAGED, problem.S, (keys.table.shape[1], *keys.keys.shape[:2])
+    if isinstance(keys, Ranged):
+        return lib.RANGED, problem.S, none
+    assert isinstance(keys, PackedKeys)
+    return lib.PACKED, keys.k.shape[0], none
+
+
+def attend(name: str, plan: Plan, call: Call) -> State:
+    """Runs `strobe_forward` or `strobe_decode`."""
+    form, out, lse, more = prepared(name, plan)
+    packed, keys = isinstance(call.q, Packed), call.keys
+    q = call.q.tokens if packed else call.q
+    k, v = key_sides(keys)
+    out, lse = torch.empty_like(out), torch.empty_like(lse)
+    struct = form.copy()
+    at, write = lib.TENSORS
+    write(
+        struct, at, q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), lse.data_ptr(), *strides(q), *strides(k), *strides(v)
+    )
+    if packed or type(keys) is not Dense:
+        at, write = lib.INDEX
+        write(struct, at, call.q.offsets.data_ptr() if packed else 0, *_index(keys))
+    if isinstance(call.first, Tensor):
+        at, write = lib.FIRST
+        write(struct, at, call.first.data_ptr())
+    if call.sink is not None or call.alibi is not None:
+        sink = None if call.sink is None else call.sink.logits.float().contiguous()
+        slopes = None if call.alibi is None else call.alibi.slopes.float().contiguous()
+        at, write = lib.TERMS
+        write(struct, at, 0 if sink is None else sink.data_ptr(), 0 if slopes is None else slopes.data_ptr())
+    if more:
+        extras = Extras(call)  # named, so that it lives until the kernel has read it
+        at, write = lib.MORE
+        write(struct, at, extras.address)
+    form.run(struct)
     return State(out, lse)
 
 
-def strides(x: Tensor, last: int = 1) -> tuple[int, ...]:
-    """(batch or page, token, head); `last` more axes follow. Packed tokens have no batch."""
+def strides(x: Tensor) -> tuple[int, ...]:
+    """(batch or page, token, head); the width's is 1. Packed tokens have no batch."""
     found = x.stride()
-    return found[:3] if len(found) == 3 + last else (0, *found[:2])
+    return found[:3] if len(found) == 4 else (0, *found[:2])
 
 
-def _keys(keys: Any, problem: Problem) -> tuple[Tensor, Tensor, int, int, tuple[int, ...]]:
-    """(keys, values, layout, S, the index arrays from `starts` to `Z`)."""
-    if isinstance(keys, Dense):
-        return keys.k, keys.v, lib.DENSE, problem.S, (0, 0, 0, 0, 0, 0, 0)
+def _index(keys: Any) -> tuple[int, int, int, int]:
+    """(starts, lengths, table, table_stride)."""
     if isinstance(keys, Paged):
-        table = keys.table
-        index = (0, keys.lengths.data_ptr(), table.data_ptr(), table.stride(0), table.shape[1], *keys.keys.shape[:2])
-        return keys.keys, keys.values, lib.PAGED, keys.longest, index
+        return 0, keys.lengths.data_ptr(), keys.table.data_ptr(), keys.table.stride(0)
     if isinstance(keys, Ranged):
-        return keys.k, keys.v, lib.RANGED, keys.k.shape[1], (keys.starts.data_ptr(), keys.lengths.data_ptr(), 0, 0, 0, 0, 0)
-    assert isinstance(keys, PackedKeys)
-    return keys.k, keys.v, lib.PACKED, keys.k.shape[0], (keys.offsets.data_ptr(), 0, 0, 0, 0, 0, 0)
+        return keys.starts.data_ptr(), keys.lengths.data_ptr(), 0, 0
+    return keys.offsets.data_ptr() if isinstance(keys, PackedKeys) else 0, 0, 0, 0

@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import struct
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch  # noqa: F401 — first, see above
 
@@ -31,13 +33,28 @@ class Record:
     """A C struct as one packing format: `I` and `i` are 32 bits, `q` and `Q` 64, `P` a pointer, `f` a float; a digit repeats."""
 
     def __init__(self, fields: str) -> None:
-        self._struct = struct.Struct("@" + "".join(field.partition(":")[2] for field in fields.split()))
+        self._names, self._formats = zip(*(field.split(":") for field in fields.split()), strict=True)
+        self._struct = struct.Struct("@" + "".join(self._formats))
         self.size = self._struct.size
         self.pack = self._struct.pack
+
+    def part(self, first: str, last: str) -> Part:
+        """The fields from `first` to `last`."""
+        low, high = self._names.index(first), self._names.index(last) + 1
+        before, within = "".join(self._formats[:low]), "".join(self._formats[low:high])
+        part = struct.Struct("@" + within)
+        return Part(struct.calcsize("@" + before + within) - part.size, part.pack_into)
 
     def fault(self, buffer: bytes) -> tuple[int, int, int]:
         """The last three fields: sequence, index, value."""
         return self._struct.unpack(buffer)[-3:]
+
+
+class Part(NamedTuple):
+    """Fields that lie side by side in a struct: `write(struct, at, *values)`."""
+
+    at: int
+    write: Callable[..., None]
 
 
 ATTENTION = Record(
@@ -60,6 +77,12 @@ MERGE = Record(
     "out_a_strides:3q out_b_strides:3q out_strides:3q lse_a_strides:3q lse_b_strides:3q lse_strides:3q fault:3q"
 )
 NO_FAULT = (0, 0, 0)
+TENSORS = ATTENTION.part("q", "v_strides")  # what of a struct each call of a plan writes anew
+INDEX = ATTENTION.part("q_offsets", "table_stride")
+FIRST = ATTENTION.part("first", "first")
+TERMS = ATTENTION.part("sink", "slopes")
+MORE = ATTENTION.part("extras", "extras")
+APPENDED = APPEND.part("T", "Z")
 
 
 def source_hash(folder: Path) -> str:
@@ -113,6 +136,32 @@ def run(name: str, record: Record, packed: bytes) -> None:
     code = function(name)(buffer)
     if code != OK:
         raise error_of(code, *record.fault(buffer.raw))
+
+
+class Form:
+    """A function with its struct, filled in but for what changes from call to call.
+
+    Each call takes a copy, so threads may call at once, and gives it back for the next one. A call that fails keeps its
+    copy, which then holds the fault.
+    """
+
+    def __init__(self, name: str, record: Record, packed: bytes) -> None:
+        self._function, self._record, self._packed = function(name), record, packed
+        self._copies: list[Any] = []
+
+    def copy(self) -> Any:
+        """A copy that nobody else holds."""
+        try:
+            return self._copies.pop()
+        except IndexError:
+            return ctypes.create_string_buffer(self._packed, self._record.size)
+
+    def run(self, copy: Any) -> None:
+        """Calls the function; a code that is not 0 becomes an error."""
+        code = self._function(copy)
+        if code != OK:
+            raise error_of(code, *self._record.fault(copy.raw))
+        self._copies.append(copy)
 
 
 def error_of(code: int, sequence: int, index: int, value: int) -> Exception:
