@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strobe.cli.generate import Answered, answer, sampling_of
-from strobe.cli.opening import Spoken, open_model, readable
+from strobe.cli.opening import Spoken, open_model, readable, weights_of
 from strobe.errors import Invalid, StrobeError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     opened = open_model(arguments.model, arguments.dtype)
     from strobe.engine.engine import Engine
 
-    chat = Chat(Engine(opened.model, opened.tokenizer), sampling, Spoken(opened.tokenizer))
+    chat = Chat(Engine(opened.model, opened.tokenizer, weights=weights_of(arguments.weights)), sampling, Spoken(opened.tokenizer))
     if sys.stdin.isatty():
         print(HELP, file=sys.stderr)
     for line in lines():

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from strobe.cli.opening import Opened, asked, open_model, read_prompts, readable
+from strobe.cli.opening import Opened, asked, open_model, read_prompts, readable, weights_of
 from strobe.cli.screen import Waiting, waiting
 from strobe.errors import Invalid
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     opened = open_model(arguments.model, arguments.dtype)
     from strobe.engine.engine import Engine
 
-    engine = Engine(opened.model, opened.tokenizer)
+    engine = Engine(opened.model, opened.tokenizer, weights=weights_of(arguments.weights))
     every = [Answered(prompt, asked(opened.tokenizer, [{"role": "user", "content": prompt}], arguments.raw)) for prompt in prompts]
     other = None
     worst = 0
@@ -143,6 +143,7 @@ def compare(model: Any, engine: Engine, answered: Answered) -> dict[str, Any]:
     import torch
 
     from strobe.lab import conventional
+    from strobe.models.linears import Int8
 
     with waiting("transformers"):
         told = conventional.generate(model, answered.ids, max(1, len(answered.tokens)), "eager", stop=tuple(engine.model.stop_tokens))
@@ -156,9 +157,12 @@ def compare(model: Any, engine: Engine, answered: Answered) -> dict[str, Any]:
         lines.append(f"the first difference is at token {place + 1} of {len(answered.tokens)}: strobe {ours}, transformers {theirs}")
     if told.token_s:
         lines.append(f"transformers: {1 / (sum(told.token_s) / len(told.token_s)):.1f} tokens/s, cache {told.cache_bytes / 2**20:.2f} MiB")
-    wrong = place is not None and engine.model.dtype == torch.float32
+    rounded = isinstance(engine.model.weights, Int8)
+    wrong = place is not None and engine.model.dtype == torch.float32 and not rounded
     if place is not None and not wrong:
-        lines.append(f"in {str(engine.model.dtype).removeprefix('torch.')} two right answers may differ; --dtype float32 decides")
+        kind = str(engine.model.dtype).removeprefix("torch.")
+        rounding, decides = ("with int8 weights", "--weights as-loaded") if rounded else (f"in {kind}", "--dtype float32")
+        lines.append(f"{rounding} two right answers may differ; {decides} decides")
     return {"tokens": told.tokens, "first_difference": place, "wrong": wrong, "report": "\n".join(lines)}
 
 

@@ -6,10 +6,13 @@ import sys
 from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strobe.cli.screen import waiting
 from strobe.errors import Invalid
+
+if TYPE_CHECKING:
+    from strobe.models.linears import Weights
 
 MODELS = ("transformers", "tokenizers", "safetensors", "jinja2")
 
@@ -69,6 +72,13 @@ def open_model(folder: str | None, dtype: str = "auto", announce: bool = True) -
     with waiting("loading"):
         model, tokenizer = load_quietly(where, dtype)
     return Opened(model, tokenizer, where, folder is None)
+
+
+def weights_of(word: str) -> Weights:
+    """What `--weights` asks for."""
+    from strobe.models.linears import AS_LOADED, Int8
+
+    return Int8() if word == "int8" else AS_LOADED
 
 
 def asked(tokenizer: Any, messages: list[dict[str, str]], raw: bool = False) -> list[int]:

@@ -23,6 +23,7 @@ from strobe.engine.scheduler import Scheduler, Sequence, Work
 from strobe.engine.stats import Clock, Stats
 from strobe.engine.step import build
 from strobe.engine.text import Text
+from strobe.models.linears import AS_LOADED, Weights
 from strobe.models.prepare import Prepared, prepare
 
 GREEDY = Sampling()
@@ -52,6 +53,7 @@ class Engine:
         page_size: tokens a page.
         budget: tokens computed a step, at least `running`; longer prompts are computed in pieces of it.
         running: requests that generate at once.
+        weights: `strobe.models.linears.Int8()` to read int8 weights where at most 16 tokens are computed.
 
     Raises:
         Invalid: a number that makes no sense, or a model that does not generate.
@@ -64,12 +66,13 @@ class Engine:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, pages: int | None = None, page_size: int = 16, budget: int = 512, running: int = 32
-    ) -> None:
+        self, model: Any, tokenizer: Any, *, pages: int | None = None, page_size: int = 16, budget: int = 512, running: int = 32,
+        weights: Weights = AS_LOADED,
+    ) -> None:  # fmt: skip
         for name, value in (("pages", pages), ("page_size", page_size), ("budget", budget), ("running", running)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise Invalid(f"{name} is an integer, 1 or more; got {value!r}")
-        self.model: Prepared = prepare(model)
+        self.model: Prepared = prepare(model, weights)
         self.tokenizer = tokenizer
         widths = [Widths(layer.G, layer.D, layer.V) for layer in self.model.layers]
         if pages is None:

@@ -17,6 +17,7 @@ from strobe.errors import StrobeError
 from strobe.lab.truth import allowed, distance, plainly
 from strobe.machine import Machine, compiled_library
 from strobe.masks import Causal, Full, Mask, Window
+from strobe.models.linears import described
 from strobe.rooms import ROOMS, desk, kernel
 
 EXTRAS = {
@@ -93,6 +94,7 @@ def facts() -> list[tuple[str, str]]:
         ("processor", here.name),
         ("instruction set", f"{here.arch}, {threads} thread(s)"),
         ("compiled library", _library()),
+        ("linears", described()),
         ("GPU", _gpu()),
     ]
     found += [("note", note) for note in here.notes]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from strobe import Invalid, Unsupported
 from strobe.models.attend import NAME, NoCache, Step, Terms, register
+from strobe.models.linears import AS_LOADED, Weights, exchange
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Prepared:
     context: int
     vocabulary: int
     stop_tokens: frozenset[int]
+    weights: Weights
     _keeps: bool
     _undo: list[Callable[[], object]]
 
@@ -78,14 +80,18 @@ class Prepared:
             self._undo.pop()()
 
 
-def prepare(model: Any) -> Prepared:
-    """Readies a transformers model for the engine: evaluation mode, no gradients, our attention in every layer.
+def prepare(model: Any, weights: Weights = AS_LOADED) -> Prepared:
+    """Readies a transformers model for the engine: evaluation mode, no gradients, our attention in every layer, fast linears.
+
+    Args:
+        weights: `Int8()` for linears that read int8 weights where at most 16 tokens are computed.
 
     Example: `prepare(AutoModelForCausalLM.from_pretrained(folder))`
 
     Raises:
         Invalid: it is not a model that generates text.
-        Unsupported: some layer's attention, or its memory, is not one the cache can hold.
+        Unsupported: some layer's attention, or its memory, is not one the cache can hold; or nothing here computes with
+            the weights asked for.
     """
     if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
         raise Invalid(f"a model that generates text ends in a head over its vocabulary; {type(model).__name__} has none")
@@ -97,13 +103,14 @@ def prepare(model: Any) -> Prepared:
     before = model.config._attn_implementation
     undo.append(lambda: model.set_attn_implementation(before))
     config = model.config.get_text_config()
-    found = Prepared(model, (), _context(config), config.vocab_size, _stop_tokens(model), "logits_to_keep" in accepted, undo)
+    found = Prepared(model, (), _context(config), config.vocab_size, _stop_tokens(model), weights, "logits_to_keep" in accepted, undo)
     try:
         try:
             model.set_attn_implementation(NAME)
         except ValueError as wrong:
             raise Unsupported(f"{type(model).__name__} has an attention of its own, not exchanged: {wrong}") from wrong
         found.layers = _probe(found, config.num_hidden_layers)
+        undo += exchange(model, weights)
     except Unsupported:
         found.undo()
         raise

@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 enum strobe_isa { STROBE_SCALAR = 0, STROBE_AVX2 = 1, STROBE_AVX512 = 2, STROBE_AMX = 3, STROBE_NEON = 4 };
-enum strobe_dtype { STROBE_F32 = 0, STROBE_BF16 = 1, STROBE_F16 = 2 };
+enum strobe_dtype { STROBE_F32 = 0, STROBE_BF16 = 1, STROBE_F16 = 2, STROBE_I8 = 3 /* weights of a linear layer */ };
 
 /* How the keys of a sequence lie:
  *   dense   [B, S, G, D], every sequence has S keys
@@ -135,6 +135,20 @@ typedef struct strobe_merge {
   strobe_fault fault;
 } strobe_merge;
 
+/* y = x Wᵀ + bias for 1 to 16 rows: x [M, K] rows x_stride apart, W [N, K] and y [M, N] contiguous, bias [N] or null, all of
+ * dtype. Or W in int8, and row n of it counts scales[n]. */
+typedef struct strobe_linear_call {
+  uint32_t size, interface;
+  int32_t isa, threads;
+  int32_t dtype, weights_dtype;
+  int64_t M, N, K, x_stride;
+  const void *x, *weights;
+  const float *scales; /* [N] with int8 weights, else null */
+  const void *bias;
+  void *y;
+  strobe_fault fault;
+} strobe_linear_call;
+
 STROBE_EXPORT int32_t strobe_interface(void);       /* STROBE_INTERFACE of the library */
 STROBE_EXPORT const char *strobe_source_hash(void); /* of the C++ sources it was built from */
 STROBE_EXPORT int32_t strobe_best_isa(void);        /* the best instruction set that runs here */
@@ -145,6 +159,7 @@ STROBE_EXPORT int32_t strobe_forward(strobe_attention *call); /* many queries */
 STROBE_EXPORT int32_t strobe_decode(strobe_attention *call);  /* few queries: T * H / G rows of one tile */
 STROBE_EXPORT int32_t strobe_append_tokens(strobe_append *call);
 STROBE_EXPORT int32_t strobe_merge_states(strobe_merge *call);
+STROBE_EXPORT int32_t strobe_linear(strobe_linear_call *call);
 
 #ifdef __cplusplus
 }

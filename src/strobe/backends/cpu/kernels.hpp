@@ -71,7 +71,9 @@ struct InstructionSet {
   void (*merge)(const Piece &, const float *const *partials, int count);  // partials of one piece to out and lse
   void (*merge_states)(const strobe_merge &, int64_t b, int64_t t);
   void (*copy_row)(const void *from, int from_dtype, void *to, int to_dtype, int64_t width);
-  const InstructionSet *below;  // where `many_takes` says no
+  void (*arrange_linear)(const strobe_linear_call &, float *to, int64_t stride);
+  void (*linear)(const strobe_linear_call &, const float *x, int64_t stride, int64_t n0, int64_t n1);  // columns n0 … n1 of y
+  const InstructionSet *below;                                                                         // where `many_takes` says no
 };
 
 const InstructionSet *instruction_set(int32_t isa);  // null: not on this machine

@@ -22,6 +22,7 @@ from strobe.machine import compiled_library
 INTERFACE = 2  # STROBE_INTERFACE of interface.h
 ISAS = {"scalar": 0, "avx2": 1, "avx512": 2, "amx": 3, "neon": 4}
 DTYPES_BY_NAME = {"float32": 0, "bfloat16": 1, "float16": 2}
+INT8 = 3  # of weights
 DENSE, RANGED, PACKED, PAGED = range(4)
 UNBOUNDED = 1 << 60
 
@@ -76,6 +77,9 @@ MERGE = Record(
     "size:I interface:I isa:i threads:i dtype:i reserved:i B:q T:q H:q V:q out_a:P out_b:P lse_a:P lse_b:P out:P lse:P "
     "out_a_strides:3q out_b_strides:3q out_strides:3q lse_a_strides:3q lse_b_strides:3q lse_strides:3q fault:3q"
 )
+LINEAR = Record(
+    "size:I interface:I isa:i threads:i dtype:i weights_dtype:i M:q N:q K:q x_stride:q x:P weights:P scales:P bias:P y:P fault:3q"
+)
 NO_FAULT = (0, 0, 0)
 TENSORS = ATTENTION.part("q", "v_strides")  # what of a struct each call of a plan writes anew
 INDEX = ATTENTION.part("q_offsets", "table_stride")
@@ -119,7 +123,7 @@ def opened(path: Path, sources: str) -> ctypes.CDLL:
         raise Broken(f"the compiled CPU library has interface {interface}, this package needs {INTERFACE}; {_REBUILD}")
     if built_from != sources:
         raise Broken(f"the compiled CPU library was built from other sources ({built_from}, here {sources}); {_REBUILD}")
-    for name in ("strobe_forward", "strobe_decode", "strobe_append_tokens", "strobe_merge_states"):
+    for name in ("strobe_forward", "strobe_decode", "strobe_append_tokens", "strobe_merge_states", "strobe_linear"):
         getattr(found, name).argtypes = [ctypes.c_char_p]
     return found
 

@@ -27,6 +27,7 @@ static inline uint32_t to_bits(float x) {
 }
 
 static inline float widen_one(float x) { return x; }
+static inline float widen_one(int8_t x) { return static_cast<float>(x); }
 static inline float widen_one(bf16 x) { return from_bits(static_cast<uint32_t>(x.bits) << 16); }
 static inline float widen_one(f16 x) {
   uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;

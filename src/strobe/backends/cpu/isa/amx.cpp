@@ -11,6 +11,7 @@
 #define STROBE_ISA amx
 #include "avx512.hpp"
 // After the instruction set, whose vectors they are written over.
+#include "../linear.hpp"
 #include "amx.hpp"
 #include "amx_few.hpp"
 
@@ -24,6 +25,8 @@ extern const InstructionSet amx_set = {{amx::AMX_ROWS, amx::AMX_BLOCK, amx::amx_
                                        amx::merge_partials,
                                        amx::merge_states,
                                        amx::copy_row,
+                                       amx::arrange_linear,
+                                       amx::linear,
                                        &avx512_set};
 }  // namespace strobe
 #endif

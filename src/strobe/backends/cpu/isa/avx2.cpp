@@ -9,6 +9,7 @@
 #include "avx2.hpp"
 // After the instruction set, whose vectors they are written over.
 #include "../few.hpp"
+#include "../linear.hpp"
 #include "../tile.hpp"
 
 namespace strobe {
@@ -19,6 +20,8 @@ extern const InstructionSet avx2_set = {{avx2::TILE_ROWS, avx2::BLOCK, avx2::til
                                         avx2::merge_partials,
                                         avx2::merge_states,
                                         avx2::copy_row,
+                                        avx2::arrange_linear,
+                                        avx2::linear,
                                         nullptr};
 }  // namespace strobe
 #endif

@@ -10,6 +10,7 @@ namespace STROBE_ISA {
 
 using vec = __m256;
 constexpr int W = 8;
+constexpr int REGISTERS = 16;
 constexpr int ROW_VECTORS = 3;  // 3 × 4 accumulators, 3 loads, 1 broadcast: 16 registers
 constexpr int UNROLL = 4;
 
@@ -29,6 +30,15 @@ static inline vec load(const bf16 *p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
 }
 static inline vec load(const f16 *p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
+static inline vec load(const int8_t *p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))));
+}
+// 16 neighbours: those at even places and those at odd ones.
+static inline void load_even_odd(const bf16 *p, vec *even, vec *odd) {
+  __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
+  *even = _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+  *odd = _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xffff0000))));
+}
 // Widths are multiples of 8, so parts never happen here; the code that asks is shared with wider vectors.
 template <class T>
 static inline vec load_part(const T *p, int) {

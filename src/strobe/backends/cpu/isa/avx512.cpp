@@ -12,6 +12,7 @@
 #include "avx512.hpp"
 // After the instruction set, whose vectors they are written over.
 #include "../few.hpp"
+#include "../linear.hpp"
 #include "../tile.hpp"
 
 namespace strobe {
@@ -22,6 +23,8 @@ extern const InstructionSet avx512_set = {{avx512::TILE_ROWS, avx512::BLOCK, avx
                                           avx512::merge_partials,
                                           avx512::merge_states,
                                           avx512::copy_row,
+                                          avx512::arrange_linear,
+                                          avx512::linear,
                                           nullptr};
 }  // namespace strobe
 #endif

@@ -10,6 +10,7 @@ namespace STROBE_ISA {
 
 using vec = __m512;
 constexpr int W = 16;
+constexpr int REGISTERS = 32;
 constexpr int ROW_VECTORS = 3;  // 3 × 8 accumulators, 3 loads: 27 of 32 registers
 constexpr int UNROLL = 8;       // keys (of K·Qᵀ) or columns (of V·P) at once
 
@@ -29,6 +30,15 @@ static inline vec widen(__m256i x, f16) { return _mm512_cvtph_ps(x); }
 template <class T>
 static inline vec load(const T *p) {
   return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)), T{});
+}
+static inline vec load(const int8_t *p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
+}
+// 32 neighbours: those at even places and those at odd ones.
+static inline void load_even_odd(const bf16 *p, vec *even, vec *odd) {
+  __m512i x = _mm512_loadu_si512(p);
+  *even = _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
+  *odd = _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
 }
 static inline vec load_part(const float *p, int n) { return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p); }
 template <class T>

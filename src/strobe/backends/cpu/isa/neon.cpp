@@ -7,6 +7,7 @@
 #include "neon.hpp"
 // After the instruction set, whose vectors they are written over.
 #include "../few.hpp"
+#include "../linear.hpp"
 #include "../tile.hpp"
 
 namespace strobe {
@@ -17,6 +18,8 @@ extern const InstructionSet neon_set = {{neon::TILE_ROWS, neon::BLOCK, neon::til
                                         neon::merge_partials,
                                         neon::merge_states,
                                         neon::copy_row,
+                                        neon::arrange_linear,
+                                        neon::linear,
                                         nullptr};
 }  // namespace strobe
 #endif

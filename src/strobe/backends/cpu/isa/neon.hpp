@@ -10,6 +10,7 @@ namespace STROBE_ISA {
 
 using vec = float32x4_t;
 constexpr int W = 4;
+constexpr int REGISTERS = 32;
 constexpr int ROW_VECTORS = 3;  // 3 × 8 accumulators, 3 loads, 1 broadcast: 28 of 32 registers
 constexpr int UNROLL = 8;
 
@@ -26,6 +27,18 @@ static inline vec abs(vec a) { return vabsq_f32(a); }
 static inline vec load(const float *p) { return vld1q_f32(p); }
 static inline vec load(const bf16 *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(&p->bits), 16)); }
 static inline vec load(const f16 *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits))); }
+static inline vec load(const int8_t *p) {
+  int32_t four;
+  memcpy(&four, p, sizeof four);
+  int16x8_t x = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(x)));
+}
+// 8 neighbours: those at even places and those at odd ones.
+static inline void load_even_odd(const bf16 *p, vec *even, vec *odd) {
+  uint32x4_t x = vreinterpretq_u32_u16(vld1q_u16(&p->bits));
+  *even = vreinterpretq_f32_u32(vshlq_n_u32(x, 16));
+  *odd = vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000)));
+}
 // Widths are multiples of 8, so parts never happen here; the code that asks is shared with wider vectors.
 template <class T>
 static inline vec load_part(const T *p, int) {

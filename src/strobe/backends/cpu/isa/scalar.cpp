@@ -6,6 +6,7 @@
 #include "scalar.hpp"
 // After the instruction set, whose vectors they are written over.
 #include "../few.hpp"
+#include "../linear.hpp"
 #include "../tile.hpp"
 
 namespace strobe {
@@ -16,5 +17,7 @@ extern const InstructionSet scalar_set = {{scalar::TILE_ROWS, scalar::BLOCK, sca
                                           scalar::merge_partials,
                                           scalar::merge_states,
                                           scalar::copy_row,
+                                          scalar::arrange_linear,
+                                          scalar::linear,
                                           nullptr};
 }  // namespace strobe

@@ -9,6 +9,7 @@ namespace STROBE_ISA {
 typedef float vec __attribute__((vector_size(16)));
 typedef int32_t ivec __attribute__((vector_size(16)));
 constexpr int W = 4;
+constexpr int REGISTERS = 16;
 constexpr int ROW_VECTORS = 1;
 constexpr int UNROLL = 8;
 
@@ -30,6 +31,11 @@ static inline vec load(const float *p) {
 template <class T>
 static inline vec load(const T *p) {
   return vec{widen_one(p[0]), widen_one(p[1]), widen_one(p[2]), widen_one(p[3])};
+}
+// 8 neighbours: those at even places and those at odd ones.
+static inline void load_even_odd(const bf16 *p, vec *even, vec *odd) {
+  *even = vec{widen_one(p[0]), widen_one(p[2]), widen_one(p[4]), widen_one(p[6])};
+  *odd = vec{widen_one(p[1]), widen_one(p[3]), widen_one(p[5]), widen_one(p[7])};
 }
 // Widths are multiples of 8, so parts never happen here; the code that asks is shared with wider vectors.
 template <class T>
