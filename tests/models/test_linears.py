@@ -14,7 +14,7 @@ from strobe.engine.engine import Engine
 from strobe.engine.request import Sampling
 from strobe.machine import Machine, compiled_library
 from strobe.models import linears
-from strobe.models.linears import AS_LOADED, ARCHS, Exchanged, Int8, Rounded, described, exchange, rounded
+from strobe.models.linears import ARCHS, AS_LOADED, AsLoaded, Exchanged, Int8, Rounded, described, exchange, rounded
 from strobe.models.prepare import prepare
 
 from .families import build, tokenizer
@@ -47,10 +47,8 @@ def test_few_rows_are_ours_and_many_are_torchs(dtype: torch.dtype, monkeypatch: 
     counted = Counted(monkeypatch)
     module = nn.Linear(40, 24, dtype=dtype)
     plain = copy.deepcopy(module)
-    holder = nn.ModuleList([module])
-    holder.device = torch.device("cpu")
-    exchange(holder, AS_LOADED)
-    for shape, ours in (((40,), True), ((1, 1, 40), True), ((1, 16, 40), True), ((2, 8, 40), True), ((17, 40), False), ((0, 40), False)):
+    module.forward = Exchanged(module).forward
+    for shape, ours in (((40,), True), ((1, 1, 40), True), ((1, 8, 40), True), ((2, 4, 40), True), ((9, 40), False), ((0, 40), False)):
         x = torch.randn(shape, dtype=dtype)
         with torch.inference_mode():
             found, wanted = module(x), plain(x)
@@ -78,7 +76,7 @@ def test_what_it_cannot_do_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_library
 @pytest.mark.parametrize("weights", (AS_LOADED, Int8()), ids=str)
-def test_undo_restores(weights: AS_LOADED.__class__ | Int8) -> None:
+def test_undo_restores(weights: AsLoaded | Int8) -> None:
     subject = model()
     before = [(module, dict(vars(module))) for module in subject.modules() if isinstance(module, nn.Linear)]
     bits = [module.weight.clone() for module, _ in before]
@@ -142,19 +140,18 @@ def test_int8_weights_compute_what_they_say(dtype: torch.dtype) -> None:
     module = nn.Linear(96, 40, dtype=dtype)
     one = Rounded(module)
     x = torch.randn(3, 96, dtype=dtype)
-    exact = x.double() @ (one.weight.double() * one.scales.double()[:, None]).T + module.bias.double()
+    exact = x.double() @ (one.weight.double() * one.scales.double()[:, None]).T + module.bias.detach().double()
     with torch.inference_mode():
-        found = one.forward(x)
-        whole = module(x).double()
-    assert float((found.double() - exact).norm() / exact.norm()) <= torch.finfo(dtype).eps
+        found, whole = one.forward(x), module(x).double()
+    assert float((found.double() - exact).norm() / exact.norm()) <= 2 * torch.finfo(dtype).eps
     assert float((found.double() - whole).norm() / whole.norm()) < 0.02
 
 
 @needs_library
-@pytest.mark.parametrize("family", ("llama", "qwen3", "gemma2", "deepseek-v3", "mixtral"))
-def test_an_engine_in_bfloat16_says_what_it_says_with_torchs_linears(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits, not tokens: one rounding of a bfloat16 may turn a near tie."""
-    subject, ids = model(family=family), torch.arange(3, 12)[None]
+@pytest.mark.parametrize("family", ("llama", "qwen3", "gemma2", "olmo2"))
+def test_a_model_in_bfloat16_is_as_exact_as_with_torchs_linears(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits, not tokens: a rounding may turn a near tie."""
+    subject, ids = model(family=family), torch.arange(3, 11)[None]
     plain = copy.deepcopy(subject)
     counted = Counted(monkeypatch)
     exchange(subject, AS_LOADED)

@@ -53,7 +53,7 @@ class Engine:
         page_size: tokens a page.
         budget: tokens computed a step, at least `running`; longer prompts are computed in pieces of it.
         running: requests that generate at once.
-        weights: `strobe.models.linears.Int8()` to read int8 weights where at most 16 tokens are computed.
+        weights: `strobe.models.linears.Int8()` to read int8 weights where at most 8 tokens are computed.
 
     Raises:
         Invalid: a number that makes no sense, or a model that does not generate.

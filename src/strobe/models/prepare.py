@@ -84,7 +84,7 @@ def prepare(model: Any, weights: Weights = AS_LOADED) -> Prepared:
     """Readies a transformers model for the engine: evaluation mode, no gradients, our attention in every layer, fast linears.
 
     Args:
-        weights: `Int8()` for linears that read int8 weights where at most 16 tokens are computed.
+        weights: `Int8()` for linears that read int8 weights where at most 8 tokens are computed.
 
     Example: `prepare(AutoModelForCausalLM.from_pretrained(folder))`
 

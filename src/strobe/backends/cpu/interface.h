@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define STROBE_INTERFACE 2
+#define STROBE_INTERFACE 3
 
 #if defined(_WIN32)
 #define STROBE_EXPORT __declspec(dllexport)

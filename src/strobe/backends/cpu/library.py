@@ -19,7 +19,7 @@ import torch  # noqa: F401 — first, see above
 from strobe.errors import Broken, Invalid
 from strobe.machine import compiled_library
 
-INTERFACE = 2  # STROBE_INTERFACE of interface.h
+INTERFACE = 3  # STROBE_INTERFACE of interface.h
 ISAS = {"scalar": 0, "avx2": 1, "avx512": 2, "amx": 3, "neon": 4}
 DTYPES_BY_NAME = {"float32": 0, "bfloat16": 1, "float16": 2}
 INT8 = 3  # of weights
