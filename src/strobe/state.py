@@ -21,3 +21,14 @@ class State(NamedTuple):
 
     out: Any
     lse: Any
+
+
+class Gradients(NamedTuple):
+    """What a call's arrays receive; None for what the call does not have, or what takes no gradient."""
+
+    q: Any
+    k: Any
+    v: Any
+    bias: Any
+    slopes: Any
+    sink: Any

@@ -208,7 +208,7 @@ _library = torch.library.Library("strobe", "DEF")  # kept alive: torch forgets o
 _TAKES = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? slopes, Tensor? sink, Tensor[] rest, str words, SymInt[] sizes"
 _library.define(f"attention({_TAKES}) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,))
 _library.define(
-    f"attention_backward(Tensor d_out, Tensor? d_lse, {_TAKES}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"attention_backward(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, {_TAKES}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
@@ -223,15 +223,15 @@ def _attention(*flat: Any) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-def _backward_plan(call: Call) -> Plan:
+def _backward_plan(call: Call, room: str | None) -> Plan:
     problem = replace(check(_described(call)), verb="backward")
-    return plan(problem, machine(problem.device), _room.get())
+    return plan(problem, machine(problem.device), room)
 
 
-def _attention_backward(d_out: Tensor, d_lse: Tensor | None, *flat: Any) -> tuple[Tensor, ...]:
+def _attention_backward(d_out: Tensor, d_lse: Tensor | None, out: Tensor, lse: Tensor, *flat: Any) -> tuple[Tensor, ...]:
     call = unflatten(*flat)
-    chosen = _backward_plan(call)
-    found = kernel(chosen.room, chosen.offer.kernel).launch(chosen, call, d_out.contiguous(), d_lse)
+    chosen = _backward_plan(call, _room.get())
+    found = kernel(chosen.room, chosen.offer.kernel).launch(chosen, call, State(out, lse), d_out.contiguous(), d_lse)
     return tuple(d_out.new_empty(0) if g is None else g.contiguous() for g in found)
 
 
@@ -241,7 +241,9 @@ def _attention_backward_backward(
     call = unflatten(*flat)
     if type(call.keys) is not Dense or isinstance(call.q, Packed):
         raise Unsupported(f"double backward takes dense arrays only; got {type(call.keys).__name__}")
-    chosen = _backward_plan(call)
+    if _room.get() not in (None, "reference"):
+        raise Unsupported(f"double backward runs in the reference room; {_room.get()} was asked for")
+    chosen = _backward_plan(call, "reference")
     found = kernel("reference", "double_backward").launch(chosen, call, d_out, d_lse, list(cotangents))
     return [d_out.new_empty(0) if g is None else g.contiguous() for g in found]
 
@@ -262,8 +264,9 @@ def _no_gradient(words: str, k: Tensor) -> bool:
 
 
 def _attention_backward_fake(
-    d_out: Tensor, d_lse: Any, q: Tensor, k: Tensor, v: Tensor, bias: Any, slopes: Any, sink: Any, rest: Any, words: str, sizes: Any
-) -> tuple[Tensor, ...]:
+    d_out: Tensor, d_lse: Any, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Any, slopes: Any, sink: Any, rest: Any,
+    words: str, sizes: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
     keys = (None if _no_gradient(words, x) else x for x in (k, v))
     return tuple(_like(x, d_out) for x in (q, *keys, bias, slopes, sink))
 
@@ -277,13 +280,13 @@ def _attention_backward_backward_fake(
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     q, k, v, bias, slopes, sink, rest, ctx.words, ctx.sizes = inputs
-    ctx.save_for_backward(q, k, v, bias, slopes, sink, *rest)
+    ctx.save_for_backward(*output, q, k, v, bias, slopes, sink, *rest)
     ctx.set_materialize_grads(False)
 
 
 def _recorded(ctx: Any) -> tuple[Any, ...]:
-    q, k, v, bias, slopes, sink, *rest = ctx.saved_tensors
-    return q, k, v, bias, slopes, sink, rest, ctx.words, ctx.sizes
+    out, lse, q, k, v, bias, slopes, sink, *rest = ctx.saved_tensors
+    return out, lse, q, k, v, bias, slopes, sink, rest, ctx.words, ctx.sizes
 
 
 def _no_gradients(sizes: list[int]) -> list[None] | None:
@@ -292,11 +295,11 @@ def _no_gradients(sizes: list[int]) -> list[None] | None:
 
 
 def _attention_gradient(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
-    flat = _recorded(ctx)
+    out, lse, *flat = _recorded(ctx)
     q, v = flat[0], flat[2]
     if d_out is None:
         d_out = q.new_zeros((*q.shape[:-1], v.shape[-1]))
-    found = torch.ops.strobe.attention_backward.default(d_out, d_lse, *flat)
+    found = torch.ops.strobe.attention_backward.default(d_out, d_lse, out, lse, *flat)
     present = [x is not None and x.dtype.is_floating_point for x in flat[:6]]
     present[1] = present[1] and not _no_gradient(ctx.words, flat[1])
     present[2] = present[2] and not _no_gradient(ctx.words, flat[2])
@@ -304,7 +307,7 @@ def _attention_gradient(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) ->
 
 
 def _remember_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    d_out, d_lse, q, k, v, bias, slopes, sink, rest, ctx.words, ctx.sizes = inputs
+    d_out, d_lse, _out, _lse, q, k, v, bias, slopes, sink, rest, ctx.words, ctx.sizes = inputs
     ctx.save_for_backward(d_out, d_lse, q, k, v, bias, slopes, sink, *rest)
     ctx.set_materialize_grads(False)
 
@@ -315,7 +318,9 @@ def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
     found = torch.ops.strobe.attention_backward_backward.default(
         d_out, d_lse, list(cotangents), *flat, rest, ctx.words, ctx.sizes
     )
-    return *(g if x is not None else None for g, x in zip(found, inputs, strict=True)), [None] * len(rest), None, _no_gradients(ctx.sizes)
+    of_d_out, of_d_lse, *others = (g if x is not None else None for g, x in zip(found, inputs, strict=True))
+    # out and lse are functions of the others, and were differentiated as such
+    return of_d_out, of_d_lse, None, None, *others, [None] * len(rest), None, _no_gradients(ctx.sizes)
 
 
 for _name, _run, _fake in (

@@ -73,11 +73,21 @@ def _layout(keys: Any, problem: Problem) -> tuple[int, int, tuple[int, int, int]
 
 def attend(name: str, plan: Plan, call: Call) -> State:
     """Runs `strobe_forward` or `strobe_decode`."""
-    form, out, lse, more = prepared(name, plan)
+    known = prepared(name, plan)
+    state = State(torch.empty_like(known.out), torch.empty_like(known.lse))
+    struct, _held = filled(known, call, state)
+    known.form.run(struct)
+    return state
+
+
+def filled(known: Prepared, call: Call, state: State) -> tuple[Any, tuple[Any, ...]]:
+    """The struct of a call whose results are, or will be, `state`; and what has to live until a kernel has read it."""
+    form, _, _, more = known
+    out, lse = state
     packed, keys = isinstance(call.q, Packed), call.keys
     q = call.q.tokens if packed else call.q
     k, v = key_sides(keys)
-    out, lse = torch.empty_like(out), torch.empty_like(lse)
+    sink = slopes = extras = None
     struct = form.copy()
     at, write = lib.TENSORS
     write(
@@ -95,11 +105,10 @@ def attend(name: str, plan: Plan, call: Call) -> State:
         at, write = lib.TERMS
         write(struct, at, 0 if sink is None else sink.data_ptr(), 0 if slopes is None else slopes.data_ptr())
     if more:
-        extras = Extras(call)  # named, so that it lives until the kernel has read it
+        extras = Extras(call)
         at, write = lib.MORE
         write(struct, at, extras.address)
-    form.run(struct)
-    return State(out, lse)
+    return struct, (sink, slopes, extras)
 
 
 def strides(x: Tensor) -> tuple[int, ...]:

@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define STROBE_INTERFACE 3
+#define STROBE_INTERFACE 4
 
 #if defined(_WIN32)
 #define STROBE_EXPORT __declspec(dllexport)
@@ -104,6 +104,20 @@ typedef struct strobe_attention {
   strobe_fault fault;
 } strobe_attention;
 
+/* The gradients of a call whose out and lse are known. What lies as the queries do has their B, T or N. */
+typedef struct strobe_gradients {
+  uint32_t size, interface;
+  const strobe_attention *forward; /* its out and lse are read; its fault stays as it is */
+  const void *dout;                /* [B, T, H, V] in dtype */
+  const float *dlse;               /* [B, T, H] or null */
+  void *dq, *dk, *dv;              /* in dtype, as q, k, v; null keys' gradients are not asked for, and pages have none */
+  float *delta;                    /* [B, T, H]: the sum of dout * out over V, less dlse; 0 where lse is -inf */
+  float *dslope;                   /* [B, T, H]: what a row gives its ALiBi slope, or null */
+  int64_t dout_strides[3], dlse_strides[3], dq_strides[3], dk_strides[3], dv_strides[3];
+  int64_t row_strides[3]; /* of delta and dslope */
+  strobe_fault fault;
+} strobe_gradients;
+
 /* Writes new tokens [B, T, G, D] (or packed [N, G, D] with offsets; then T holds N): token t of T stands at
  * lengths[b] - T + t, lengths already counting the new ones. */
 typedef struct strobe_append {
@@ -157,6 +171,7 @@ STROBE_EXPORT int32_t strobe_has_threads(void); /* 0 where it was built without 
 
 STROBE_EXPORT int32_t strobe_forward(strobe_attention *call); /* many queries */
 STROBE_EXPORT int32_t strobe_decode(strobe_attention *call);  /* few queries: T * H / G rows of one tile */
+STROBE_EXPORT int32_t strobe_backward(strobe_gradients *call);
 STROBE_EXPORT int32_t strobe_append_tokens(strobe_append *call);
 STROBE_EXPORT int32_t strobe_merge_states(strobe_merge *call);
 STROBE_EXPORT int32_t strobe_linear(strobe_linear_call *call);

@@ -64,6 +64,8 @@ struct Kernel {
   void (*pack)(const strobe_attention &, const Keys &, int64_t s0, int64_t s1, char *block);
 };
 
+struct BackwardKernel;  // gradients.hpp
+
 struct InstructionSet {
   Kernel many, few;  // lanes are rows; lanes are the width
   bool (*few_takes)(const strobe_attention &, int64_t rows);
@@ -74,6 +76,7 @@ struct InstructionSet {
   void (*arrange_linear)(const strobe_linear_call &, float *to, int64_t stride);
   void (*linear)(const strobe_linear_call &, const float *x, int64_t stride, int64_t n0, int64_t n1);  // columns n0 … n1 of y
   const InstructionSet *below;                                                                         // where `many_takes` says no
+  const BackwardKernel *backward;                                                                      // null: the one below
 };
 
 const InstructionSet *instruction_set(int32_t isa);  // null: not on this machine

@@ -19,7 +19,7 @@ import torch  # noqa: F401 — first, see above
 from strobe.errors import Broken, Invalid
 from strobe.machine import compiled_library
 
-INTERFACE = 3  # STROBE_INTERFACE of interface.h
+INTERFACE = 4  # STROBE_INTERFACE of interface.h
 ISAS = {"scalar": 0, "avx2": 1, "avx512": 2, "amx": 3, "neon": 4}
 DTYPES_BY_NAME = {"float32": 0, "bfloat16": 1, "float16": 2}
 INT8 = 3  # of weights
@@ -67,6 +67,10 @@ ATTENTION = Record(
 _MARK = "kind:i reserved:i at:P keys:P strides:4q keys_strides:2q rows:q columns:q "
 EXTRAS = Record(
     "size:I interface:I prefix:P prefix_all:q mark_count:i bias_dtype:i " + 4 * _MARK + "bias:P bias_strides:4q seed:Q drop_below:I keep:f"
+)
+GRADIENTS = Record(
+    "size:I interface:I forward:P dout:P dlse:P dq:P dk:P dv:P delta:P dslope:P dout_strides:3q dlse_strides:3q dq_strides:3q "
+    "dk_strides:3q dv_strides:3q row_strides:3q fault:3q"
 )
 APPEND = Record(
     "size:I interface:I isa:i threads:i from_dtype:i to_dtype:i B:q T:q G:q D:q V:q k:P v:P k_pages:P v_pages:P "
@@ -123,7 +127,7 @@ def opened(path: Path, sources: str) -> ctypes.CDLL:
         raise Broken(f"the compiled CPU library has interface {interface}, this package needs {INTERFACE}; {_REBUILD}")
     if built_from != sources:
         raise Broken(f"the compiled CPU library was built from other sources ({built_from}, here {sources}); {_REBUILD}")
-    for name in ("strobe_forward", "strobe_decode", "strobe_append_tokens", "strobe_merge_states", "strobe_linear"):
+    for name in ("strobe_forward", "strobe_decode", "strobe_backward", "strobe_append_tokens", "strobe_merge_states", "strobe_linear"):
         getattr(found, name).argtypes = [ctypes.c_char_p]
     return found
 

@@ -15,11 +15,13 @@ WIDEST = 576
 FEW_ROWS_ON_TILES, FEW_ROWS = 16, 8
 KEYS = 64
 MOST_MARKS = 4
+CHUNK = 192  # keys whose gradients are gathered while all rows pass
+BACKWARD_ROWS = {"scalar": 4, "neon": 12, "avx2": 24, "avx512": 48, "amx": 48}
 TILES = {"scalar": (32, 96), "neon": (96, 96), "avx2": (192, 96), "avx512": (384, 96), "amx": (256, 256)}  # lanes are rows
 
 
 def offer(problem: Question, machine: Machine) -> Offer | Refusal:
-    """An offer for forward attention, append and merge on a CPU with the compiled library; the reasons otherwise."""
+    """An offer for attention, its gradient, append and merge on a CPU with the compiled library; the reasons otherwise."""
     no = []
     if machine.device != "cpu":
         no.append(f"runs on a CPU; this is {machine.device}")
@@ -48,8 +50,6 @@ def _copy(no: list[str], kernel: str, widths: tuple[int, ...], dtypes: tuple[str
 
 def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Refusal:
     call = problem.call
-    if problem.verb != "attention":
-        no.append(f"has no kernel for {problem.verb}")
     if problem.dtype not in DTYPES:
         no.append(f"dtypes are {', '.join(DTYPES)}; got {problem.dtype}")
     no += _widths((problem.D, problem.V))
@@ -58,8 +58,13 @@ def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Ref
         no.append(f"masks are at most {MOST_MARKS} of Documents, Blocks, Tree and Dense, beside intervals; got {len(marks)}")
     if problem.scaled:
         no.append("keys and values that carry scales are not read yet")
+    if problem.verb == "backward" and call.bias is not None:
+        no.append("a bias has no gradient here")
     if no:
         return Refusal(tuple(no))
+    if problem.verb == "backward":
+        why = "weights computed again from the lse, a chunk of keys against all rows; memory grows with T, not T × S"
+        return Offer("backward", why, (BACKWARD_ROWS[machine.arch], CHUNK))
     shaped = bool(marks) or call.bias is not None or call.dropout is not None
     rows = problem.T * problem.group
     amx = machine.arch == "amx"

@@ -314,6 +314,13 @@ class Run {
 
 }  // namespace
 
+int32_t check_call(strobe_attention &call) { return check(call); }
+
+void rows_and_keys(const strobe_attention &call, int64_t b, int64_t g, Rows *rows, Keys *keys) {
+  Pair pair = pair_of(call, b, g);
+  *rows = pair.rows, *keys = pair.keys;
+}
+
 int32_t attend(strobe_attention &call, Shape shape) {
   call.fault = {};
   if (int32_t code = check(call)) return code;

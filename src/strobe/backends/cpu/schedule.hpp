@@ -9,4 +9,8 @@ enum class Shape { many, few };  // of the rows; `few` gives way to `many` where
 
 int32_t attend(strobe_attention &call, Shape shape);
 
+// What the backward pass shares: whether a call may be believed, and the rows and keys of a sequence and key head.
+int32_t check_call(strobe_attention &call);
+void rows_and_keys(const strobe_attention &call, int64_t b, int64_t g, Rows *rows, Keys *keys);
+
 }  // namespace strobe

@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -18,18 +16,8 @@ from strobe.backends.reference.padded import Padded, pad
 from strobe.layouts import Packed, Paged
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
+from strobe.state import Gradients, State
 from strobe.terms import Scaled
-
-
-class Gradients(NamedTuple):
-    """What a call's arrays receive; None for what the call does not have, or what takes no gradient."""
-
-    q: Tensor
-    k: Tensor | None
-    v: Tensor | None
-    bias: Tensor | None
-    slopes: Tensor | None
-    sink: Tensor | None
 
 
 def _padded_like(padded: Padded, x: Tensor) -> Tensor:
@@ -48,8 +36,8 @@ def _to_keys(x: Tensor, group: int) -> Tensor:
     return x.view(b, h // group, group, s, width).sum(2).transpose(1, 2)
 
 
-def launch(plan: Plan, call: Call, grad_out: Tensor, grad_lse: Tensor | None) -> Gradients:
-    """The gradients of everything in the call, each in its array's dtype."""
+def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Tensor | None) -> Gradients:
+    """The gradients of everything in the call, each in its array's dtype. `state` was rounded, so it is computed again."""
     problem = plan.problem
     assert isinstance(problem, Problem)
     padded = pad(call, problem)

@@ -27,6 +27,7 @@ extern const InstructionSet amx_set = {{amx::AMX_ROWS, amx::AMX_BLOCK, amx::amx_
                                        amx::copy_row,
                                        amx::arrange_linear,
                                        amx::linear,
-                                       &avx512_set};
+                                       &avx512_set,
+                                       nullptr};
 }  // namespace strobe
 #endif

@@ -8,6 +8,7 @@
 #define STROBE_ISA avx2
 #include "avx2.hpp"
 // After the instruction set, whose vectors they are written over.
+#include "../backward.hpp"
 #include "../few.hpp"
 #include "../linear.hpp"
 #include "../tile.hpp"
@@ -22,6 +23,7 @@ extern const InstructionSet avx2_set = {{avx2::TILE_ROWS, avx2::BLOCK, avx2::til
                                         avx2::copy_row,
                                         avx2::arrange_linear,
                                         avx2::linear,
-                                        nullptr};
+                                        nullptr,
+                                        &avx2::backward_kernel};
 }  // namespace strobe
 #endif

@@ -11,6 +11,7 @@
 #define STROBE_ISA avx512
 #include "avx512.hpp"
 // After the instruction set, whose vectors they are written over.
+#include "../backward.hpp"
 #include "../few.hpp"
 #include "../linear.hpp"
 #include "../tile.hpp"
@@ -25,6 +26,7 @@ extern const InstructionSet avx512_set = {{avx512::TILE_ROWS, avx512::BLOCK, avx
                                           avx512::copy_row,
                                           avx512::arrange_linear,
                                           avx512::linear,
-                                          nullptr};
+                                          nullptr,
+                                          &avx512::backward_kernel};
 }  // namespace strobe
 #endif

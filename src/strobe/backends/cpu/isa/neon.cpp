@@ -6,6 +6,7 @@
 #define STROBE_ISA neon
 #include "neon.hpp"
 // After the instruction set, whose vectors they are written over.
+#include "../backward.hpp"
 #include "../few.hpp"
 #include "../linear.hpp"
 #include "../tile.hpp"
@@ -20,6 +21,7 @@ extern const InstructionSet neon_set = {{neon::TILE_ROWS, neon::BLOCK, neon::til
                                         neon::copy_row,
                                         neon::arrange_linear,
                                         neon::linear,
-                                        nullptr};
+                                        nullptr,
+                                        &neon::backward_kernel};
 }  // namespace strobe
 #endif

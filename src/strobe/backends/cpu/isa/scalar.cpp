@@ -5,6 +5,7 @@
 #define STROBE_ISA scalar
 #include "scalar.hpp"
 // After the instruction set, whose vectors they are written over.
+#include "../backward.hpp"
 #include "../few.hpp"
 #include "../linear.hpp"
 #include "../tile.hpp"
@@ -19,5 +20,6 @@ extern const InstructionSet scalar_set = {{scalar::TILE_ROWS, scalar::BLOCK, sca
                                           scalar::copy_row,
                                           scalar::arrange_linear,
                                           scalar::linear,
-                                          nullptr};
+                                          nullptr,
+                                          &scalar::backward_kernel};
 }  // namespace strobe
