@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from strobe import Alibi, Causal, Dropout, Packed, Paged, Sink, SoftCap, Window, attention, attention_state
+from strobe import Alibi, Causal, Dropout, Packed, Paged, Sink, SoftCap, Window, attention, attention_state, using
+from strobe.answers import Offer
 from strobe.backends.reference.forward import define
 from strobe.backends.reference.padded import pad
 from strobe.faces.seam import flatten
 from strobe.faces.torch import attend
 from strobe.problem import map_arrays
+from strobe.rooms import desk
 
-from .cases import CASES, Case, build, with_gradients
+from .cases import CASES, LIFE, Case, build, with_gradients
 from .poison import poison_unseen
-from .rooms import problem_of
-from .tolerance import error
+from .rooms import machine, present, problem_of
+from .tolerance import allowed_gradient, error, plain
 
 GRADED = [case for case in CASES if case.B * case.H * case.T * case.S < 2_000_000]
 
@@ -45,6 +50,55 @@ def test_gradients_are_those_of_the_definition(case: Case) -> None:
     for name, a, b in zip(range(len(leaves)), found, truth, strict=True):
         assert a.dtype == leaves[name].dtype
         assert error(torch.nan_to_num(a, nan=7.0), b) < (1e-5 if a.dtype == torch.float32 else 1e-11), f"array {name}"
+
+
+@lru_cache(maxsize=None)
+def graded(room: str) -> list[tuple[Case, str]]:
+    """The cases whose gradient the room's desk takes: those from life in every dtype, the others in float32."""
+    found = []
+    for case in GRADED:
+        problem = replace(problem_of(build(case, "float32")), verb="backward")
+        if isinstance(desk(room).offer(problem, machine(room)), Offer):
+            found += [(case, dtype) for dtype in (case.dtypes if case in LIFE else ("float32",))]
+    return found
+
+
+ROOMS = tuple(room for room in present() if room != "reference" and graded(room))
+
+
+def _unrolled(room: str) -> list[Any]:
+    return [pytest.param(room, case, dtype, id=f"{room} {case.name} {dtype}") for case, dtype in graded(room)]
+
+
+@pytest.mark.parametrize(("room", "case", "dtype"), [param for room in ROOMS for param in _unrolled(room)])
+def test_a_room_keeps_the_promise_for_gradients(room: str, case: Case, dtype: str) -> None:
+    call = build(case, dtype)
+    problem = problem_of(call)
+    wide = map_arrays(call, lambda x: x.double() if x.dtype.is_floating_point else x)
+    g = torch.Generator().manual_seed(1)
+
+    def gradients(found: tuple[Tensor, Tensor], leaves: list[Tensor]) -> tuple[Tensor, ...]:
+        out, lse = found
+        g.manual_seed(1)
+        d_out = torch.randn(out.shape, generator=g).to(call_dtype).to(out.dtype)
+        d_lse = torch.where(lse.detach() == -torch.inf, 0.0, torch.randn(lse.shape, generator=g).to(lse.dtype))
+        finite_lse = torch.where(lse == -torch.inf, 0.0, lse)
+        return torch.autograd.grad((out, finite_lse), leaves, (d_out, d_lse), allow_unused=True, materialize_grads=True)
+
+    call_dtype = getattr(torch, dtype)
+    asked, leaves = with_gradients(call)
+    plainly = gradients(plain(asked, problem), leaves)
+    with using("reference"):
+        asked, leaves = with_gradients(wide)
+        truth = gradients(attend(asked), leaves)
+    poison_unseen(call, problem)
+    asked, leaves = with_gradients(call)
+    with using(room):
+        state = attend(asked)
+        found = gradients(state, leaves)
+    for i, (a, b, c) in enumerate(zip(found, plainly, truth, strict=True)):
+        assert a.dtype == leaves[i].dtype
+        assert error(a, c) <= allowed_gradient(error(torch.nan_to_num(b), c), dtype, room, state.lse.detach()), f"array {i}"
 
 
 @pytest.mark.parametrize("terms", ["none", "all"])

@@ -12,6 +12,7 @@ from strobe.problem import Call, Problem
 # Times the plain computation's error, by room; the table of docs/contract.md, never loosened for CI. torch's own
 # kernel is not ours: it reaches 2.1 in float32 with one query and 128 heads a group.
 PROMISED = {"reference": 2.0, "cpu": 2.0, "sdpa": 3.0}
+GRADIENTS = {"reference": 2.0, "cpu": 4.0}
 
 
 def plain(call: Call, problem: Problem) -> tuple[Tensor, Tensor]:
@@ -28,11 +29,13 @@ def plain(call: Call, problem: Problem) -> tuple[Tensor, Tensor]:
     if call.alibi is not None:
         s = s - call.alibi.slopes.view(-1, 1, 1).to(dtype) * distance(padded.grid()).to(dtype)
     seen = padded.seen(call)
-    s = s.masked_fill(~seen, -torch.inf)
+    blind = ~seen.any(-1, keepdim=True) & (call.sink is None)  # its softmax would be NaN, and so would all gradients
+    s = s.masked_fill(~seen & ~blind, -torch.inf)
     if call.sink is not None:
         s = torch.cat([s, call.sink.logits.to(dtype).view(1, -1, 1, 1).expand(*s.shape[:3], 1)], -1)
-    lse = s.logsumexp(-1) if s.shape[-1] else s.sum(-1) - torch.inf
-    p = torch.nan_to_num(torch.softmax(s, -1))[..., : seen.shape[-1]]
+    lse = s.logsumexp(-1) if s.shape[-1] else s.sum(-1)
+    lse = lse.masked_fill(blind[..., 0], -torch.inf)
+    p = torch.softmax(s, -1).masked_fill(blind, 0.0)[..., : seen.shape[-1]]
     keep = keep_weights(padded, call)
     if keep is not None:
         p = p * keep.to(dtype)
@@ -58,3 +61,10 @@ def error(found: Tensor, truth: Tensor) -> float:
 def allowed(plain_error: float, dtype: str, room: str) -> float:
     """The promise: PROMISED × the plain error, and never less than one rounding to the dtype."""
     return max(PROMISED[room] * plain_error, torch.finfo(getattr(torch, dtype)).eps)
+
+
+def allowed_gradient(plain_error: float, dtype: str, room: str, lse: Tensor) -> float:
+    """The promise for gradients. Weights are computed again as exp(score − lse) from a float32 lse, whose rounding grows with it."""
+    size = float(lse[torch.isfinite(lse)].abs().max()) if bool(torch.isfinite(lse).any()) else 0.0
+    rounding = max(torch.finfo(getattr(torch, dtype)).eps, GRADIENTS[room] * torch.finfo(torch.float32).eps * size)
+    return max(GRADIENTS[room] * plain_error, rounding)
