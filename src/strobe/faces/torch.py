@@ -208,7 +208,8 @@ _library = torch.library.Library("strobe", "DEF")  # kept alive: torch forgets o
 _TAKES = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? slopes, Tensor? sink, Tensor[] rest, str words, SymInt[] sizes"
 _library.define(f"attention({_TAKES}) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,))
 _library.define(
-    f"attention_backward(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, {_TAKES}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"attention_backward(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, {_TAKES}) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(

@@ -3,9 +3,9 @@
 //
 // Keys are taken CHUNK at a time and rows SUB_ROWS at a time. With P = exp(score - lse) and dS = P (dO Vᵀ - delta), both
 // kept transposed as [key][row]:
-//   K·Qᵀ and V·dOᵀ broadcast numbers of K and V against vectors of rows (`scores` of tile.hpp);
-//   dQᵀ += Kᵀ dSᵀ   broadcasts numbers of K against vectors of dS (`gather_values`);
-//   dV += P dO and dK += dS Q broadcast numbers of P and dS against vectors of dO and Q along their width.
+// - K·Qᵀ and V·dOᵀ broadcast numbers of K and V against vectors of rows, by `scores` of tile.hpp.
+// - What dQᵀ gains, Kᵀ dSᵀ, broadcasts numbers of K against vectors of dS, by `gather_values`.
+// - What dV and dK gain, P dO and dS Q, broadcasts numbers of P and dS against vectors of dO and Q along their width.
 #pragma once
 
 #include "gradients.hpp"
