@@ -19,12 +19,12 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
     """The gradients of everything in the call, each in its array's dtype."""
     problem = plan.problem
     assert isinstance(problem, Problem)
-    lse = state.lse.contiguous()
+    out, lse = state.out.contiguous(), state.lse.contiguous()
     q = call.q.tokens if isinstance(call.q, Packed) else call.q
     dq, dk, dv = torch.empty_like(q, memory_format=torch.contiguous_format), *(_like(x, call) for x in key_sides(call.keys))
     delta = torch.empty(lse.shape, dtype=torch.float32)
     dslope = None if call.alibi is None else torch.empty_like(delta)
-    forward, _held = filled(prepared("strobe_forward", plan), call, State(state.out.contiguous(), lse))
+    forward, _held = filled(prepared("strobe_forward", plan), call, State(out, lse))
     lib.run(
         "strobe_backward",
         lib.GRADIENTS,
