@@ -29,5 +29,5 @@ def offer(problem: Question, machine: Machine) -> Offer | Refusal:
         return Refusal(tuple(no))
     why = "torch's kernel, the queries of a group packed into one head"
     if not machine.compiled:
-        why += "; the compiled library would take about 0.7 × its time in bfloat16 prefill (docs/rooms/sdpa.md)"
+        why += "; the compiled library would take about 0.6 × its time in bfloat16 prefill (docs/rooms/sdpa.md)"
     return Offer("forward", why)
