@@ -45,39 +45,82 @@ def check_append(pages: Any, k: Any, v: Any) -> Append:
     want = 3 if packed else 4
     for name, value in (("k", new), ("v", v)):
         if not isinstance(value, Described) or len(value.shape) != want:
-            raise Invalid(f"{name} is [{'N, G, width' if packed else 'B, T, G, width'}]; got {value!r}")
+            raise Invalid(f"{name} is [{'N, G, width' if packed else 'B, T, G, width'}]; got {value}")
         if value.dtype != new.dtype or value.dtype not in FLOATS:
             raise Invalid(f"new keys and values have one floating dtype; got k {new.dtype}, {name} {value.dtype}")
-        if value.last_stride != 1 and value.shape[-1] > 1:
-            raise Invalid(f"the last axis of {name} has to be contiguous; got stride {value.last_stride}. Call .contiguous() on it")
+        _contiguous(name, value)
+        _beside(name, value, new.device)
     if new.shape[:-1] != v.shape[:-1]:
         raise Invalid(f"each key has its value, so k and v differ in their last axis only; got k {list(new.shape)}, v {list(v.shape)}")
     sides: list[Described] = []
     for name, side, value in zip(("keys", "values"), key_sides(pages), (new, v), strict=True):
-        data = side.data if isinstance(side, Scaled) else side
-        if not isinstance(data, Described) or len(data.shape) != 4:
-            raise Invalid(f"pages.{name} is [P, Z, G, width]; got {data!r}")
+        data = _side(f"pages.{name}", side)
         if data.shape[2:] != value.shape[-2:]:
             G, width = data.shape[2:]
             raise Invalid(f"new {name} are [..., G, width] = [..., {G}, {width}] as the pages are; got {list(value.shape)}")
-        if data.dtype in NARROW and not isinstance(side, Scaled):
-            raise Invalid(f"pages.{name} of {data.dtype} carry scales: wrap them as Scaled(data, scale)")
-        if data.device != value.device:
-            raise Invalid(f"all arrays of a call are on one device; pages.{name} are on {data.device}, the new tokens on {value.device}")
+        _beside(f"pages.{name}", data, new.device)
         sides.append(data)
     if sides[0].shape[:3] != sides[1].shape[:3]:
         raise Invalid(f"pages of keys and values have one [P, Z, G]; got {list(sides[0].shape)} and {list(sides[1].shape)}")
-    B = k.offsets.shape[0] - 1 if packed else new.shape[0]
-    for name, index, shape in (("table", pages.table, (B, None)), ("lengths", pages.lengths, (B,))):
-        if not isinstance(index, Described) or index.dtype != "int32" or len(index.shape) != len(shape) or index.shape[0] != B:
-            raise Invalid(f"pages.{name} is int32 with a row for each of the {B} sequence(s); got {index}")
+    B = _index("k.offsets", k.offsets, ("B + 1",), None, new.device).shape[0] - 1 if packed else new.shape[0]
+    if B < 0:
+        raise Invalid("k.offsets holds B + 1 integers, the first of them 0; got none")
+    table = _index("pages.table", pages.table, ("B", "pages"), B, new.device)
+    _index("pages.lengths", pages.lengths, ("B",), B, new.device)
     T = k.longest if packed else new.shape[1]
-    if pages.longest > pages.table.shape[1] * sides[0].shape[1]:
+    room = table.shape[1] * sides[0].shape[1]
+    if pages.longest > room:
         raise Invalid(
-            f"the table's {pages.table.shape[1]} page(s) of {sides[0].shape[1]} token(s) hold "
-            f"{pages.table.shape[1] * sides[0].shape[1]} keys a sequence; longest is {pages.longest}"
+            f"the table's {table.shape[1]} page(s) of {sides[0].shape[1]} token(s) hold {room} keys a sequence, "
+            f"so longest is at most {room}; longest is {pages.longest}. Give the table more columns"
         )
     return Append(
         B, T, sides[0].shape[2], sides[0].shape[3], sides[1].shape[3], sides[0].shape[1],
         new.dtype, sides[0].dtype, new.device, packed,
     )  # fmt: skip
+
+
+def _side(name: str, side: Any) -> Described:
+    """The pages of keys or values: what is written into has to be what its kernels take it for."""
+    data = side.data if isinstance(side, Scaled) else side
+    if not isinstance(data, Described) or len(data.shape) != 4:
+        raise Invalid(f"{name} is [P, Z, G, width]; got {data}")
+    if not isinstance(side, Scaled):
+        if data.dtype in NARROW:
+            raise Invalid(f"{name} of {data.dtype} carry scales: wrap them as Scaled(data, scale)")
+        if data.dtype not in FLOATS:
+            raise Invalid(f"{name} are one of {', '.join(FLOATS)}, or Scaled; got {data.dtype}")
+    else:
+        if data.dtype not in NARROW:
+            raise Invalid(f"Scaled {name} are one of {', '.join(NARROW)}; got {data.dtype}. Plain pages carry no scales")
+        scale = side.scale
+        if not isinstance(scale, Described) or scale.dtype != "float32" or scale.shape != data.shape[:-1]:
+            raise Invalid(f"{name}.scale is float32 {list(data.shape[:-1])}, one a token and head; got {scale}")
+        _beside(f"{name}.scale", scale, data.device)
+    _contiguous(name, data)
+    return data
+
+
+def _index(name: str, value: Any, axes: tuple[str, ...], B: int | None, device: str) -> Described:
+    """An int32 array of these axes, the first of `B` rows if that is known."""
+    rows = "" if B is None else f" with a row for each of the {B} sequence(s)"
+    if (
+        not isinstance(value, Described)
+        or value.dtype != "int32"
+        or len(value.shape) != len(axes)
+        or (B is not None and value.shape[0] != B)
+    ):
+        raise Invalid(f"{name} is int32{rows}, [{', '.join(axes)}]; got {value}")
+    _contiguous(name, value)
+    _beside(name, value, device)
+    return value
+
+
+def _contiguous(name: str, value: Described) -> None:
+    if value.last_stride != 1 and value.shape[-1] > 1:
+        raise Invalid(f"the last axis of {name} has to be contiguous; got stride {value.last_stride}. Call .contiguous() on it")
+
+
+def _beside(name: str, value: Described, device: str) -> None:
+    if value.device != device:
+        raise Invalid(f"all arrays of a call are on one device; {name} is on {value.device}, the new keys on {device}")

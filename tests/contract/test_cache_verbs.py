@@ -92,6 +92,35 @@ def test_append_refuses_what_has_no_place_and_writes_nothing(room: str, table: l
     assert not bool(keys.any()) and not bool(values.any())
 
 
+@pytest.mark.parametrize("room", _rooms("append"))
+@pytest.mark.parametrize("mistake", ["a table elsewhere", "pages with gaps", "offsets of int64", "pages of integers"])
+def test_a_mistake_is_named_before_a_room_sees_it_and_nothing_is_written(room: str, mistake: str) -> None:
+    """Each of these once reached the compiled room, which believes what it is told: a crash, or rows at the wrong place."""
+    keys, values = torch.zeros(2, 4, 2, 64), torch.zeros(2, 4, 2, 64)
+    table, lengths = torch.tensor([[0, 1]], dtype=torch.int32), torch.tensor([5], dtype=torch.int32)
+    k: object = torch.ones(1, 5, 2, 64)
+    v = torch.ones(1, 5, 2, 64)
+    if mistake == "a table elsewhere":
+        table = table.to("meta")
+    elif mistake == "pages with gaps":
+        keys = torch.zeros(2, 4, 64, 2).transpose(2, 3)
+    elif mistake == "pages of integers":
+        keys = keys.int()
+    else:
+        k, v = Packed(v[0], torch.tensor([0, 5]), 5), v[0]
+    with pytest.raises(Invalid, match="one device|contiguous|is int32|are one of"):
+        _append_in(room, Paged(keys, values, table, lengths, 5), k, v)
+    assert not bool(keys.any()) and not bool(values.any())
+
+
+def test_scales_that_do_not_fit_their_pages_are_refused_before_the_data_is_written() -> None:
+    data, table, lengths = torch.zeros(2, 4, 2, 64, dtype=torch.int8), torch.tensor([[1]], dtype=torch.int32), torch.tensor([3], dtype=torch.int32)
+    k = torch.ones(1, 3, 2, 64)
+    with pytest.raises(Invalid, match=r"pages.keys.scale is float32 \[2, 4, 2\]"):
+        _append_in("reference", Paged(Scaled(data, torch.zeros(2, 4)), data.float(), table, lengths, 3), k, k)
+    assert not bool(data.any())
+
+
 @pytest.mark.parametrize("kind", ["int8", "float8_e4m3fn"])
 def test_append_quantises_into_scaled_pages(kind: str) -> None:
     dtype = getattr(torch, kind)

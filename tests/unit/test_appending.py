@@ -16,6 +16,11 @@ from .values import array, ints
 
 PAGES = Paged(array(9, 4, 2, 64), array(9, 4, 2, 32), ints(3, 3), ints(3), longest=12)
 K, V = array(3, 5, 2, 64), array(3, 5, 2, 32)
+INT8, SCALES = array(9, 4, 2, 64, dtype="int8"), array(9, 4, 2)
+
+
+def scaled(data: Any = INT8, scale: Any = SCALES) -> Paged:
+    return replace(PAGES, keys=Scaled(data, scale))
 
 
 def test_tokens_that_fit_become_letters() -> None:
@@ -30,8 +35,7 @@ def test_packed_tokens_have_their_longest() -> None:
 
 
 def test_narrow_pages_carry_scales() -> None:
-    narrow = replace(PAGES, keys=Scaled(array(9, 4, 2, 64, dtype="int8"), array(9, 4, 2)))
-    assert check_append(narrow, K, V).page_dtype == "int8"
+    assert check_append(scaled(), K, V).page_dtype == "int8"
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,8 @@ def test_narrow_pages_carry_scales() -> None:
         (PAGES, array(5, 2, 64), V, ("k is [B, T, G, width]",)),
         (PAGES, Packed(K, ints(4), 5), V, ("k is [N, G, width]",)),
         (PAGES, K, None, ("v is [B, T, G, width]", "got None")),
+        (PAGES, K, "a ndarray", ("v is [B, T, G, width]", "got a ndarray")),
+        (PAGES, K, array(3, 5, 2, 32, device="cuda:0"), ("one device", "v is on cuda:0, the new keys on cpu")),
         (PAGES, K, array(3, 5, 2, 32, dtype="float16"), ("one floating dtype", "got k float32, v float16")),
         (PAGES, array(3, 5, 2, 64, dtype="int8"), array(3, 5, 2, 32, dtype="int8"), ("one floating dtype", "int8")),
         (PAGES, array(3, 5, 2, 64, last_stride=2), V, ("last axis of k has to be contiguous", "Call .contiguous()")),
@@ -49,10 +55,24 @@ def test_narrow_pages_carry_scales() -> None:
         (PAGES, array(3, 5, 4, 64), array(3, 5, 4, 32), ("new keys are", "got [3, 5, 4, 64]")),
         (replace(PAGES, keys=array(9, 4, 2, 64, dtype="int8")), K, V, ("pages.keys of int8 carry scales", "wrap them as Scaled(data, scale)")),
         (replace(PAGES, keys=array(9, 8, 64)), K, V, ("pages.keys is [P, Z, G, width]",)),
-        (replace(PAGES, values=array(9, 4, 2, 32, device="cuda:0")), K, V, ("one device", "pages.values are on cuda:0")),
+        (replace(PAGES, values=array(9, 4, 2, 32, device="cuda:0")), K, V, ("one device", "pages.values is on cuda:0")),
         (replace(PAGES, values=array(9, 8, 2, 32)), K, V, ("one [P, Z, G]", "[9, 4, 2, 64] and [9, 8, 2, 32]")),
         (replace(PAGES, table=ints(2, 3)), K, V, ("pages.table is int32 with a row for each of the 3 sequence(s)", "got int32 [2, 3]")),
         (replace(PAGES, table=array(3, 3, dtype="int64")), K, V, ("pages.table is int32", "got int64")),
+        (replace(PAGES, table=array(3, 3, dtype="int32", last_stride=3)), K, V, ("last axis of pages.table has to be contiguous",)),
+        (replace(PAGES, table=array(3, 3, dtype="int32", device="cuda:0")), K, V, ("one device", "pages.table is on cuda:0")),
+        (replace(PAGES, lengths=array(3, dtype="int32", device="meta")), K, V, ("one device", "pages.lengths is on meta")),
+        (replace(PAGES, lengths="a list"), K, V, ("pages.lengths is int32", "got a list")),
+        (PAGES, Packed(array(7, 2, 64), array(4, dtype="int64"), 4), array(7, 2, 32), ("k.offsets is int32, [B + 1]", "got int64 [4]")),
+        (PAGES, Packed(array(7, 2, 64), "a list", 4), array(7, 2, 32), ("k.offsets is int32", "got a list")),
+        (PAGES, Packed(array(7, 2, 64), ints(0), 4), array(7, 2, 32), ("k.offsets holds B + 1 integers", "got none")),
+        (PAGES, Packed(array(7, 2, 64), array(4, dtype="int32", device="cuda:0"), 4), array(7, 2, 32), ("one device", "k.offsets is on cuda:0")),
+        (replace(PAGES, keys=array(9, 4, 2, 64, last_stride=2)), K, V, ("last axis of pages.keys has to be contiguous", "Call .contiguous()")),
+        (replace(PAGES, keys=array(9, 4, 2, 64, dtype="int32")), K, V, ("pages.keys are one of float16", "or Scaled", "got int32")),
+        (scaled(array(9, 4, 2, 64)), K, V, ("Scaled pages.keys are one of int8", "got float32", "Plain pages carry no scales")),
+        (scaled(scale=array(9, 4)), K, V, ("pages.keys.scale is float32 [9, 4, 2], one a token and head", "got float32 [9, 4]")),
+        (scaled(scale=array(9, 4, 2, dtype="float16")), K, V, ("pages.keys.scale is float32", "got float16")),
+        (scaled(scale=array(9, 4, 2, device="cuda:0")), K, V, ("one device", "pages.keys.scale is on cuda:0")),
         (replace(PAGES, lengths=ints(4)), K, V, ("pages.lengths is int32 with a row",)),
         (replace(PAGES, longest=13), K, V, ("3 page(s) of 4 token(s) hold 12 keys", "longest is 13")),
     ],
