@@ -16,7 +16,7 @@ integers and the arrays of any library.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from strobe.errors import Invalid
 
@@ -56,7 +56,8 @@ class Mask:
     def __and__(self, other: Mask) -> Mask:
         """The keys that both masks allow; for masks of numbers the same value whichever is named first."""
         if not isinstance(other, Mask):  # pyright: ignore[reportUnnecessaryIsInstance] — callers may not check types
-            return NotImplemented
+            came = f"the type {other.__name__}: write {other.__name__}(…)" if isinstance(other, type) else f"a {type(other).__name__}"
+            raise Invalid(f"& joins masks (Causal() & Window(before=3)); got {came}. An array of bool is wrapped as Dense(array)")
         parts: dict[Mask, None] = {}
         window: Window | None = None
         prefix: Prefix | None = None
@@ -76,6 +77,10 @@ class Mask:
         if len(parts) == 1:
             return next(iter(parts))
         return Both(tuple(sorted(parts, key=lambda mask: ORDER.index(type(mask)))))
+
+    def __or__(self, other: NoReturn) -> NoReturn:
+        """Nothing: a union has no bounds that a kernel could skip by. `NoReturn` lets a type checker say so too."""
+        raise Invalid("masks join with & only; spell a union out as Dense(array), a bool array broadcastable to [B, H, T, S]")
 
     def picture(self, queries: int, keys: int) -> str:
         """The mask drawn for one sequence: a row a query, ■ where it may see the key."""
@@ -170,8 +175,8 @@ class Prefix(Mask):
     length: Any = field(metadata=ARRAY)
 
     def __post_init__(self) -> None:
-        if isinstance(self.length, int) and self.length < 0:
-            raise Invalid(f"Prefix(length) counts keys, so it is 0 or more; got {self.length}")
+        if isinstance(self.length, (bool, float)) or (isinstance(self.length, int) and self.length < 0):
+            raise Invalid(f"Prefix(length) counts keys, so it is an integer, 0 or more, or int32 [B]; got {self.length}")
 
     def allows(self, at: Grid) -> Any:
         length = self.length if isinstance(self.length, int) else self.length[at.b]
@@ -210,8 +215,9 @@ class Blocks(Mask):
 
     def __post_init__(self) -> None:
         for name in ("rows", "columns"):
-            if getattr(self, name) < 1:
-                raise Invalid(f"Blocks({name}=…) is the edge of a block, 1 or more; got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise Invalid(f"Blocks({name}=…) is the edge of a block, an integer, 1 or more; got {value!r}")
 
     def allows(self, at: Grid) -> Any:
         b = at.b if self.kept.shape[0] > 1 else at.b * 0

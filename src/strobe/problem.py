@@ -30,7 +30,7 @@ class Described(NamedTuple):
     device: str
     last_stride: int = 1
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.dtype} {list(self.shape)}"
 
 
@@ -182,7 +182,7 @@ def check(call: Call) -> Problem:
 def _array(name: str, value: Any, axes: str) -> Described:
     """The description of an array that has to have these axes and a contiguous last one."""
     if not isinstance(value, Described):
-        raise Invalid(f"{name} is an array [{axes}]; got {value!r}")
+        raise Invalid(f"{name} is an array [{axes}]; got {value!r}. Give a tensor")
     if len(value.shape) != len(axes.split(",")):
         raise Invalid(f"{name} is [{axes}]; got {len(value.shape)} axes: {list(value.shape)}")
     if value.last_stride != 1 and value.shape[-1] > 1:
@@ -294,7 +294,10 @@ def _mask(mask: Any, letters: dict[str, int], device: str) -> None:
     if isinstance(mask, type) and issubclass(mask, m.Mask):
         raise Invalid(f"mask is a value, not a type: write {mask.__name__}(…)")
     if not isinstance(mask, m.Mask):
-        raise Invalid(f"mask is a Mask (Full, Causal, Window, Prefix, Documents, Blocks, Tree, Dense, or these with &); got {mask!r}")
+        raise Invalid(
+            f"mask is a Mask (Full, Causal, Window, Prefix, Documents, Blocks, Tree, Dense, or these with &); got {mask!r}. "
+            "An array of bool is wrapped as Dense(array)"
+        )
     B, T, S, H = letters["B"], letters["T"], letters["S"], letters["H"]
     for part in mask.masks if isinstance(mask, m.Both) else (mask,):
         if isinstance(part, m.Prefix) and not isinstance(part.length, int):

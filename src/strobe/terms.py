@@ -13,6 +13,11 @@ from strobe.errors import Invalid
 from strobe.masks import ARRAY
 
 
+def _real(value: Any) -> bool:
+    """Whether it is a number: an array of one number, or text, would only be met where a kernel takes it for one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class SoftCap:
     """Bounds the scores smoothly: `limit · tanh(score / limit)` (Gemma 2, arXiv:2408.00118, section 2)."""
@@ -20,8 +25,8 @@ class SoftCap:
     limit: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.limit) and self.limit > 0):
-            raise Invalid(f"SoftCap(limit) is a finite number above 0; got {self.limit}. For no cap leave it out")
+        if not _real(self.limit) or not (math.isfinite(self.limit) and self.limit > 0):
+            raise Invalid(f"SoftCap(limit) is a finite number above 0; got {self.limit!r}. For no cap leave it out")
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,10 @@ class Dropout:
     seed: int
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.p < 1.0:
-            raise Invalid(f"Dropout(p) is a probability of at least 0 and below 1; got {self.p}")
-        if not 0 <= self.seed < 2**64:
-            raise Invalid(f"Dropout(seed) is an integer of 64 bits, 0 … 2**64 − 1; got {self.seed}")
+        if not _real(self.p) or not 0.0 <= self.p < 1.0:
+            raise Invalid(f"Dropout(p) is a probability of at least 0 and below 1; got {self.p!r}")
+        if not _real(self.seed) or isinstance(self.seed, float) or not 0 <= self.seed < 2**64:
+            raise Invalid(f"Dropout(seed) is an integer of 64 bits, 0 … 2**64 − 1; got {self.seed!r}")
 
 
 @dataclass(frozen=True)

@@ -60,16 +60,52 @@ def test_a_folder_that_is_not_a_checkpoint(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_a_config_that_is_not_json(copy: Path) -> None:
-    (copy / "config.json").write_text("{")
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe{"])
+def test_a_config_that_is_not_json(copy: Path, content: bytes) -> None:
+    (copy / "config.json").write_bytes(content)
     with pytest.raises(Invalid, match="not JSON"):
         load(copy)
 
 
-def test_a_config_without_a_family(copy: Path) -> None:
-    edit(copy, model_type=None)
+@pytest.mark.parametrize("family", [None, 5, ["llama"], ""])
+def test_a_config_without_a_family(copy: Path, family: object) -> None:
+    edit(copy, model_type=family)
     with pytest.raises(Invalid, match="model_type"):
         load(copy)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hidden_size": "wide"}, {"num_attention_heads": 0}, {"hidden_act": "foo"}, {"architectures": 5}, {"dtype": "float31"},
+        {"rope_parameters": {"rope_type": "foo"}},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_a_config_of_numbers_that_make_no_model(copy: Path, wrong: dict[str, object]) -> None:
+    edit(copy, **wrong)
+    with pytest.raises(Invalid, match="is not a configuration of llama|no model is made of the configuration"):
+        load(copy)
+
+
+def test_weights_that_need_another_package(copy: Path) -> None:
+    edit(copy, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(Invalid, match="need a package that is not here"):
+        load(copy)
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "meta", None, 1.5])
+def test_a_device_that_is_not_here_is_named_before_weights_are_read(copy: Path, device: object) -> None:
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(Invalid, match="device"):
+        load(copy, device=device)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("folder", [None, 5])
+def test_a_folder_is_a_path(folder: object) -> None:
+    with pytest.raises(Invalid, match="by its folder's path; got"):
+        load(folder)  # type: ignore[arg-type]
 
 
 def test_an_unknown_family(copy: Path) -> None:
@@ -108,6 +144,54 @@ def test_a_damaged_header(copy: Path) -> None:
         load(copy)
 
 
+def framed(header: object) -> bytes:
+    """A safetensors file of a header and nothing else."""
+    data = json.dumps(header).encode()
+    return len(data).to_bytes(8, "little") + data
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [], {"a": {}}, {"a": []}, {"a": {"data_offsets": "x"}}, {"a": {"dtype": "F32", "shape": [], "data_offsets": ["0", "0"]}},
+        {"a": {"data_offsets": [0, 0]}}, {"a": {"dtype": 5, "shape": [0], "data_offsets": [0, 0]}},
+    ],
+)  # fmt: skip
+def test_a_header_of_another_kind(copy: Path, header: object) -> None:
+    (copy / "model.safetensors").write_bytes(framed(header))
+    with pytest.raises(Invalid, match=r"damaged: its header is not .* fetch the file again"):
+        load(copy)
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", b"<html>not found</html>" * 9, b"\0" * 999])
+def test_something_else_in_place_of_weights(copy: Path, content: bytes) -> None:
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(Invalid, match="truncated|damaged"):
+        load(copy)
+
+
+def test_half_of_a_file(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(Invalid, match=rf"truncated: it has {len(data) // 2} bytes, its header promises {len(data)}; fetch"):
+        load(copy)
+
+
+def test_shards_without_their_index(copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
+    with pytest.raises(Invalid, match=r"has model-00001-of-00002.safetensors, but neither model.safetensors nor .*index.json"):
+        load(copy)
+
+
+@pytest.mark.parametrize("named", ["config.json", "model.safetensors"])
+def test_a_folder_where_a_file_is_due(copy: Path, named: str) -> None:
+    (copy / named).unlink()
+    (copy / named).mkdir()
+    with pytest.raises(Invalid, match="no config.json|is missing from"):
+        load(copy)
+
+
 def test_a_shard_that_is_missing(copy: Path) -> None:
     index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -115,8 +199,9 @@ def test_a_shard_that_is_missing(copy: Path) -> None:
         load(copy)
 
 
-def test_an_index_that_is_none(copy: Path) -> None:
-    (copy / "model.safetensors.index.json").write_text("[]")
+@pytest.mark.parametrize("content", [b"[]", b'{"weight_map": {"a"', b'{"weight_map": {"a": 1}}', b"\xff\xfe", b'{"weight_map": []}'])
+def test_an_index_that_is_none(copy: Path, content: bytes) -> None:
+    (copy / "model.safetensors.index.json").write_bytes(content)
     with pytest.raises(Invalid, match="not an index"):
         load(copy)
 
@@ -140,8 +225,15 @@ def test_no_tokenizer(copy: Path) -> None:
         load(copy)
 
 
-def test_a_damaged_tokenizer(copy: Path) -> None:
-    (copy / "tokenizer.json").write_text("{}")
+@pytest.mark.parametrize(
+    ("named", "content"),
+    [
+        ("tokenizer.json", "{}"), ("tokenizer.json", ""), ("tokenizer.json", "[]"), ("tokenizer.json", '{"version": "1.0", "model": {'),
+        ("tokenizer_config.json", "{"), ("tokenizer_config.json", "[]"),
+    ],
+)  # fmt: skip
+def test_a_damaged_tokenizer(copy: Path, named: str, content: str) -> None:
+    (copy / named).write_text(content)
     with pytest.raises(Invalid, match="cannot be read"):
         load(copy)
 

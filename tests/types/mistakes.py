@@ -24,6 +24,7 @@ run(q, q, q, q)  # ✗ reportArgumentType
 explain(q, q, q).kernel  # ✗ reportAttributeAccessIssue
 using(backend="cpu")  # ✗ reportCallIssue
 Causal() & True  # ✗ reportOperatorIssue
+Causal() | Window(before=3)  # ✗ reportOperatorIssue
 Window(before=4095.5)  # ✗ reportArgumentType
 Window(left=1)  # ✗ reportCallIssue
 Causal().picture(3)  # ✗ reportCallIssue

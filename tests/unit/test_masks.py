@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -108,9 +109,18 @@ def test_a_composition_is_flat_and_prints_as_it_is_written() -> None:
     assert eval(repr(mask), vars(m).copy()) == mask  # noqa: S307
 
 
-def test_and_with_something_else_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="unsupported operand"):
-        Causal() & True  # type: ignore[operator]
+@pytest.mark.parametrize(
+    ("join", "words"),
+    [
+        (lambda: Causal() & True, "& joins masks .*; got a bool"),
+        (lambda: Causal() & Causal, r"got the type Causal: write Causal\(…\)"),
+        (lambda: Causal() & "x", r"got a str\. An array of bool is wrapped as Dense\(array\)"),
+        (lambda: Causal() | Window(before=3), r"join with & only; spell a union out as Dense\(array\)"),
+    ],
+)
+def test_an_unknown_composition_is_named(join: Callable[[], object], words: str) -> None:
+    with pytest.raises(Invalid, match=words):
+        join()
 
 
 def test_a_mask_of_numbers_is_plain() -> None:
@@ -149,8 +159,12 @@ def test_what_most_kernels_can_do_is_what_the_mask_allows(case: tuple[tuple[int,
         (lambda: Window(after=-2), r"Window\(after=…\) counts keys"),
         (lambda: Window(before=1.5), "an integer or None; got 1.5"),
         (lambda: Window(before=True), "an integer or None; got True"),
-        (lambda: Prefix(-1), r"Prefix\(length\) counts keys, so it is 0 or more; got -1"),
-        (lambda: m.Blocks(None, rows=0), r"Blocks\(rows=…\) is the edge of a block, 1 or more; got 0"),
+        (lambda: Prefix(-1), r"Prefix\(length\) counts keys, so it is an integer, 0 or more, or int32 \[B\]; got -1"),
+        (lambda: Prefix(True), r"Prefix\(length\) counts keys.*got True"),
+        (lambda: Prefix(2.5), r"Prefix\(length\) counts keys.*got 2\.5"),
+        (lambda: m.Blocks(None, rows=1.5), r"Blocks\(rows=…\) is the edge of a block, an integer, 1 or more; got 1\.5"),
+        (lambda: m.Blocks(None, columns="x"), r"Blocks\(columns=…\).*got 'x'"),
+        (lambda: m.Blocks(None, rows=0), r"Blocks\(rows=…\) is the edge of a block, an integer, 1 or more; got 0"),
         (lambda: m.Blocks(None, columns=-4), r"Blocks\(columns=…\).*got -4"),
     ],
 )

@@ -112,6 +112,7 @@ MISTAKES: dict[str, tuple[Call, tuple[str, ...]]] = {
     "a scale of truth": (CALL._replace(scale=True), ("scale is a finite number", "got True")),
     "a mask's type": (CALL._replace(mask=Causal), ("mask is a value, not a type", "write Causal(…)")),  # type: ignore[arg-type]
     "a flag for a mask": (CALL._replace(mask=True), ("mask is a Mask (Full, Causal", "got True")),  # type: ignore[arg-type]
+    "a bool array for a mask": (CALL._replace(mask=bits(3, 5)), ("mask is a Mask", "got bool [3, 5]", "wrapped as Dense(array)")),  # type: ignore[arg-type]
     "a prefix of another batch": (CALL._replace(mask=Prefix(ints(3))), ("Prefix.length is [B] = [2]", "got [3]")),
     "a prefix of int64": (CALL._replace(mask=Prefix(array(2, dtype="int64"))), ("Prefix.length is int32", "got int64", "Call .int()")),
     "documents of the keys' length": (CALL._replace(mask=Documents(ints(2, 5), ints(2, 5))), ("Documents.queries is [B, T] = [2, 3]", "got [2, 5]")),

@@ -11,6 +11,8 @@ from strobe.models.attend import register
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+# What reading JSON of another shape than was wanted ends in, wherever in transformers it does.
+WRONG_KINDS = (KeyError, TypeError, AttributeError, IndexError)
 
 
 def load(folder: str | Path, *, dtype: str = "auto", device: str = "cpu") -> tuple[Any, Any]:
@@ -30,7 +32,10 @@ def load(folder: str | Path, *, dtype: str = "auto", device: str = "cpu") -> tup
 
     Example: `model, tokenizer = load("checkpoints/llama")`
     """
+    if not isinstance(folder, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance] — callers may not check types
+        raise Invalid(f"a checkpoint is given by its folder's path; got {folder!r}")
     where = Path(folder)
+    _device(device)
     config = check(where, dtype)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -38,7 +43,7 @@ def load(folder: str | Path, *, dtype: str = "auto", device: str = "cpu") -> tup
     register()
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=True)
-    except (ValueError, OSError, KeyError) as wrong:
+    except (ValueError, OSError, *WRONG_KINDS) as wrong:
         raise Invalid(f"the tokenizer in {where} cannot be read: {wrong}") from wrong
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
@@ -48,9 +53,25 @@ def load(folder: str | Path, *, dtype: str = "auto", device: str = "cpu") -> tup
         model, found = loaded
     except RuntimeError as wrong:  # transformers' word for weights of another shape
         raise Invalid(f"the weights in {where} do not fit its config.json: {wrong}") from wrong
+    except (ValueError, ArithmeticError, *WRONG_KINDS) as wrong:  # a number or a name that no model of the family is built with
+        raise Invalid(f"no model is made of the configuration in {where}: {wrong!r}") from wrong
+    except ImportError as wrong:  # quantised weights want a library of their own
+        raise Invalid(f"the weights in {where} need a package that is not here: {wrong}") from wrong
     if found["missing_keys"]:
         raise Invalid(f"the weights in {where} do not fit its config.json: they lack {_few(found['missing_keys'])}")
     return model.to(device).eval(), tokenizer
+
+
+def _device(device: str) -> None:
+    """Refuses a device that is not here, before gigabytes are read for it."""
+    import torch
+
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as wrong:
+        raise Invalid(f'device is "cpu", "cuda", "cuda:1", …; got {device!r}') from wrong
+    if found.type not in ("cpu", "cuda") or (found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()):
+        raise Invalid(f"device {device!r} is not here; here are cpu and {torch.cuda.device_count()} of cuda")
 
 
 def _few(names: Any) -> str:
@@ -81,15 +102,16 @@ def check(where: Path, dtype: str = "auto") -> Any:
 def _config(where: Path) -> Any:
     """The configuration of a family that generates text."""
     path = where / "config.json"
-    if not path.exists():
+    if not path.is_file():
         raise Invalid(f"{where} is not a checkpoint: it has no config.json")
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as wrong:
         raise Invalid(f"{path} is not JSON: {wrong}") from wrong
     family = told.get("model_type") if isinstance(told, dict) else None
-    if not family:
+    if not family or not isinstance(family, str):
         raise Invalid(f"{path} does not name a model_type, so the family is unknown")
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if family not in CONFIG_MAPPING:
@@ -97,11 +119,13 @@ def _config(where: Path) -> Any:
     if told.get("is_encoder_decoder"):
         raise Invalid(f"{family} is an encoder with a decoder; the engine generates with decoders alone")
     named = told.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise Invalid(f"{path} is not a configuration of {family}: architectures is a list of names; got {named!r}")
     if not _generates(CONFIG_MAPPING[family], told):
         raise Invalid(f"{', '.join(named) or family} encodes or classifies and does not generate text; give a causal language model")
     try:
         return AutoConfig.from_pretrained(where, local_files_only=True)
-    except (ValueError, TypeError, KeyError) as wrong:
+    except (ValueError, ArithmeticError, StrictDataclassError, *WRONG_KINDS) as wrong:
         raise Invalid(f"{path} is not a configuration of {family}: {wrong}") from wrong
 
 
@@ -124,16 +148,19 @@ def _weights(where: Path) -> None:
     if index.exists():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as wrong:
+            files = [where / name for name in names]
+        except (OSError, ValueError, *WRONG_KINDS) as wrong:
             raise Invalid(f"{index} is not an index of weights: {wrong!r}") from wrong
-        files = [where / name for name in names]
     else:
         files = sorted(where.glob("*.safetensors"))
+        if files and where / "model.safetensors" not in files:
+            named = _few(path.name for path in files)
+            raise Invalid(f"{where} has {named}, but neither model.safetensors nor {index.name}, which says what lies in which file")
     if not files:
         raise Invalid(f"{where} has no weights: no *.safetensors file is there")
     for path in files:
-        if not path.exists():
-            raise Invalid(f"{path.name} is missing from {where}; the index names it")
+        if not path.is_file():
+            raise Invalid(f"{path.name} is missing from {where}; {'the index names it' if index.exists() else 'a folder has its name'}")
         check_file(path)
 
 
@@ -147,12 +174,21 @@ def check_file(path: Path) -> None:
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
         if size < 8 or header > size - 8:
-            raise Invalid(f"{path} is truncated: {size} bytes do not hold its header")
+            raise Invalid(f"{path} is truncated: {size} bytes do not hold its header; fetch the file again")
         try:
             told = json.loads(file.read(header))
-        except (json.JSONDecodeError, UnicodeDecodeError) as wrong:
-            raise Invalid(f"{path} is damaged: its header is not JSON ({wrong})") from wrong
-    ends = [entry["data_offsets"][1] for name, entry in told.items() if name != "__metadata__"]
+            ends = [_end(entry) for name, entry in told.items() if name != "__metadata__"]
+        except (ValueError, *WRONG_KINDS) as wrong:
+            raise Invalid(f"{path} is damaged: its header is not the JSON of a safetensors file ({wrong}); fetch the file again") from wrong
     need = 8 + header + max(ends, default=0)
     if size != need:
-        raise Invalid(f"{path} is {'truncated' if size < need else 'damaged'}: it has {size} bytes, its header promises {need}")
+        how = "truncated" if size < need else "damaged"
+        raise Invalid(f"{path} is {how}: it has {size} bytes, its header promises {need}; fetch the file again")
+
+
+def _end(entry: dict[str, Any]) -> int:
+    """Where a tensor's bytes end, after its header's entry was looked at."""
+    _, end = entry["data_offsets"]
+    if not isinstance(entry["dtype"], str) or not isinstance(entry["shape"], list) or not isinstance(end, int):
+        raise TypeError(f"dtype, shape and data_offsets are text, a list and two integers; got {entry}")
+    return end
