@@ -43,7 +43,7 @@ KINDS = (
     Kind("cache/prefix.py", ("errors", *BOOKKEEPING)),
     Kind("cache/tables.py", ("errors", *BOOKKEEPING)),
     Kind("cache/*", ("strobe", *HALL, "cache", "cache.*"), ("torch",)),
-    Kind("models/*", ("strobe", *HALL, "models", "models.*"), ("torch", "transformers", "tokenizers", "safetensors", "jinja2")),
+    Kind("models/*", ("strobe", *HALL, "models", "models.*"), ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "jinja2")),
     Kind("engine/*", ("strobe", *HALL, "models", "models.*", "cache", "cache.*", "engine", "engine.*"), ("torch",)),
     Kind("lab/*", ("strobe", *HALL, "faces.torch", "models.*", "cache.*", "engine.*", "lab", "lab.*"), ("torch", "transformers", "matplotlib", "rich")),
     Kind("cli/*", ("strobe", *HALL, "models.*", "engine.*", "lab", "lab.*", "cli", "cli.*"), ("torch", "transformers", "rich")),
