@@ -37,10 +37,13 @@ struct FewScratch {
 class Fetcher {
  public:
   Fetcher() = default;
-  // From token s on, up to token `end`; `head` bytes from a head to the next.
-  Fetcher(const Keys &keys, bool values, int64_t width_bytes, int64_t s, int64_t end, int heads, int64_t head)
-      : keys_(&keys), values_(values), lines_(static_cast<int>((width_bytes + LINE - 1) / LINE)), heads_(heads), token_(s), end_(end) {
-    step_ = heads == 1 ? (values ? keys.v_token : keys.k_token) : head;
+  // From `ahead` tokens after the piece's first one, then as many of what is read after the piece; `head` bytes from a head
+  // to the next.
+  Fetcher(const Piece &piece, bool values, int64_t width_bytes, int64_t ahead, int heads, int64_t head)
+      : keys_(piece.keys), then_(piece.then), values_(values), lines_(static_cast<int>((width_bytes + LINE - 1) / LINE)), heads_(heads) {
+    token_ = piece.key0 + ahead, end_ = piece.key1;
+    then_token_ = piece.then_key0, then_end_ = least(piece.then_key1, then_token_ + ahead);
+    step_ = heads == 1 ? (values ? keys_->v_token : keys_->k_token) : head;
     next_run();
   }
   // LINES of a row, if the compiler may know: without a loop's counting.
@@ -58,7 +61,10 @@ class Fetcher {
   static constexpr int LINE = 64;
 
   void next_run() {
-    if (token_ >= end_) return;
+    if (token_ >= end_) {
+      if (!then_ || then_token_ >= then_end_) return;
+      keys_ = then_, token_ = then_token_, end_ = then_end_, then_ = nullptr;
+    }
     const char *k, *v;
     int64_t run = least(run_at(*keys_, token_, &k, &v), end_ - token_);
     at_ = values_ ? v : k;
@@ -69,22 +75,22 @@ class Fetcher {
     }
   }
 
-  const Keys *keys_ = nullptr;
+  const Keys *keys_ = nullptr, *then_ = nullptr;
   const char *at_ = nullptr;
   bool values_ = false;
   int lines_ = 0, heads_ = 1;
-  int64_t token_ = 0, end_ = 0, step_ = 0, left_ = 0;
+  int64_t token_ = 0, end_ = 0, then_token_ = 0, then_end_ = 0, step_ = 0, left_ = 0;
 };
 struct Fetchers {
   Fetcher k, v;
 };
-// What lies `ahead` tokens before the first key of these heads.
+// What lies `ahead` tokens after what these heads read.
 static Fetchers fetchers(const Piece *pieces, int heads, int64_t ahead) {
-  const Keys &keys = *pieces[0].keys;
-  const strobe_attention &call = *pieces[0].call;
-  int64_t bytes = dtype_bytes(call.dtype), s = pieces[0].key0 + ahead, end = pieces[0].key1;
-  int64_t k_head = heads > 1 ? pieces[1].keys->k - keys.k : 0, v_head = heads > 1 ? pieces[1].keys->v - keys.v : 0;
-  return {Fetcher(keys, false, call.D * bytes, s, end, heads, k_head), Fetcher(keys, true, call.V * bytes, s, end, heads, v_head)};
+  const Piece &piece = pieces[0];
+  int64_t bytes = dtype_bytes(piece.call->dtype);
+  int64_t k_head = heads > 1 ? pieces[1].keys->k - piece.keys->k : 0, v_head = heads > 1 ? pieces[1].keys->v - piece.keys->v : 0;
+  return {Fetcher(piece, false, piece.call->D * bytes, ahead, heads, k_head),
+          Fetcher(piece, true, piece.call->V * bytes, ahead, heads, v_head)};
 }
 
 // WIDTH is that of keys and values, 0 where only the call knows; a row of a known one in lines.

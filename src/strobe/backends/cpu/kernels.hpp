@@ -45,6 +45,8 @@ struct Piece {
   int64_t row0;
   int row_count;
   int64_t key0, key1;
+  const Keys *then;  // what this thread reads next, null where nobody knows
+  int64_t then_key0, then_key1;
   float *partial;      // null: write out and lse; else room for row_count × (2 + V): m, l, O
   const char *packed;  // blocks of keys already packed for all tiles, or null
   int64_t packed_block0;

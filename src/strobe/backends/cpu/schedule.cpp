@@ -272,6 +272,8 @@ class Run {
     if (unit == end) return;
     for (int64_t i = line.whole ? part : line.tile_of(unit); unit < end; i++) {
       const Tile &tile = line.tiles[i];
+      bool goes_on = tile.start + tile.blocks < end || (line.whole && call_.threads == 1 && i + 1 < line.tile_count);
+      const Tile *then = goes_on ? &line.tiles[i + 1] : nullptr;
       int64_t stop = least(end, tile.start + tile.blocks), block0 = tile.key0 / kernel_.block_keys;
       Piece pieces[MOST_HEADS];
       for (int64_t h = 0; h < tile.heads; h++) {
@@ -280,6 +282,7 @@ class Run {
         if (unit > tile.start || stop < tile.start + tile.blocks) piece.partial = slot(line, part, tile, h);
         piece.key0 = most(tile.key0, (block0 + unit - tile.start) * kernel_.block_keys);
         piece.key1 = most(piece.key0, least(tile.key1, (block0 + stop - tile.start) * kernel_.block_keys));
+        if (then) piece.then = &pairs_[then->pair].keys, piece.then_key0 = then->key0, piece.then_key1 = then->key1;
       }
       kernel_.attend(pieces, static_cast<int>(tile.heads));
       unit = stop;
