@@ -91,16 +91,10 @@ static inline void write_row(void *to, int dtype, const float *o, int64_t width,
   if (dtype == STROBE_F16) write_row(static_cast<f16 *>(to), o, width, by);
 }
 
-// Row i of a piece, at `at`, is done: its greatest score m (powers of two), its sum l and its values o, to the partial or to the
-// output, where the sink joins the denominator. A row without keys has l = 0: out 0, lse -inf.
-static void finish_row(const Piece &piece, int i, RowAt at, float m, float l, const float *o) {
+// A row is done: its greatest score m (powers of two) and its sum l, which the sink joins, become its lse. Returns what its
+// values are to be multiplied with; −1 if it saw no key (l = 0), whose output is zero and whose lse −∞.
+static float close_row(const Piece &piece, RowAt at, float m, float l) {
   const strobe_attention &call = *piece.call;
-  if (piece.partial) {
-    float *ms = piece.partial, *ls = ms + piece.row_count, *os = ls + piece.row_count + i * call.V;
-    ms[i] = m, ls[i] = l;
-    memcpy(os, o, static_cast<size_t>(call.V) * sizeof(float));
-    return;
-  }
   const Rows &rows = *piece.rows;
   float by = 1;
   if (call.sink) {
@@ -109,14 +103,28 @@ static void finish_row(const Piece &piece, int i, RowAt at, float m, float l, co
     l = l * by + (sink == MINUS_INFINITY ? 0 : exp2f(sink - top));
     m = top;
   }
-  if (l == 0) {
-    memset(rows.out + at.t * rows.out_token + at.h * rows.out_head, 0, static_cast<size_t>(call.V * dtype_bytes(call.dtype)));
-  } else {
-    write_row(rows.out + at.t * rows.out_token + at.h * rows.out_head, call.dtype, o, call.V, by / l);
-  }
   if (rows.lse) {
     float lse = l == 0 ? MINUS_INFINITY : (m + log2f(l)) * LN_2;
     memcpy(rows.lse + at.t * rows.lse_token + at.h * rows.lse_head, &lse, sizeof lse);
+  }
+  return l == 0 ? -1 : by / l;
+}
+static inline char *out_at(const Rows &rows, RowAt at) { return rows.out + at.t * rows.out_token + at.h * rows.out_head; }
+
+// Row i of a piece, at `at`, with its values o: to the partial or to the output.
+static void finish_row(const Piece &piece, int i, RowAt at, float m, float l, const float *o) {
+  const strobe_attention &call = *piece.call;
+  if (piece.partial) {
+    float *ms = piece.partial, *ls = ms + piece.row_count, *os = ls + piece.row_count + i * call.V;
+    ms[i] = m, ls[i] = l;
+    memcpy(os, o, static_cast<size_t>(call.V) * sizeof(float));
+    return;
+  }
+  float by = close_row(piece, at, m, l);
+  if (by < 0) {
+    memset(out_at(*piece.rows, at), 0, static_cast<size_t>(call.V * dtype_bytes(call.dtype)));
+  } else {
+    write_row(out_at(*piece.rows, at), call.dtype, o, call.V, by);
   }
 }
 

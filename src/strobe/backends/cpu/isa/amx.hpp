@@ -1,7 +1,7 @@
 // Many rows on AMX: Sᵀ = K·Qᵀ, so that lanes are rows and K is the first operand as it lies; two weights of neighbouring
 // keys side by side are then the second operand of Oᵀ = Vᵀ·P as they come. Vᵀ is packed once for all rows.
-// The tile unit and the vector unit work at the same time: scores of the next sub-block are made while this one's are
-// turned into weights.
+// The tile unit and the vector unit work at the same time: while the scores of a sub-block are turned into weights, those of
+// the next are made and the values that the one before weighs are gathered.
 #pragma once
 
 #include "amx_pack.hpp"
@@ -24,7 +24,7 @@ struct AmxSub {
 struct AmxScratch {
   AmxSub subs[AMX_SUBS];
   alignas(64) float s[2][AMX_BLOCK * SUB_LANES];
-  alignas(64) bf16 p[2][AMX_BLOCK * SUB_LANES];  // a term at a time: [chunk of keys][2 halves of rows] tiles
+  alignas(64) bf16 p[2][2][AMX_BLOCK * SUB_LANES];  // twice up to two terms: [chunk of keys][2 halves of rows] tiles
   alignas(64) float row[16 * MAX_WIDTH];
   alignas(64) float sums[4 * 256];
 };
@@ -159,41 +159,55 @@ static inline Bases prepare(const Scoring &how, AmxSub &sub, float *s, int64_t k
   return bases;
 }
 
+// Turns the chunks [c0, c1) of scores into weights, a pair of keys at a time, whenever the tile unit is busy: `step` is
+// called once a tile product, and the pairs are spread evenly over `steps` of them.
 template <int TERMS>
-struct Exponents {  // turns scores into weights, a pair of keys at a time, whenever the tile unit is busy
-  const float *s;
-  bf16 *p;
-  Bases bases;
-  vec l[2];
+class Exponents {
+ public:
+  Exponents(const float *s, bf16 *p, const Bases &bases, int c0, int c1, int steps)
+      : s_(s), p_(p), bases_(bases), done_(c0 * (CHUNK / 2)), end_(c1 * (CHUNK / 2)) {
+    rate_ = steps > 0 ? ((end_ - done_) * ONE + steps - 1) / steps : 0;
+    due_ = done_ * ONE;
+    for (auto &l : l_) l = set1(0);
+  }
+  __attribute__((always_inline)) void step() {
+    due_ += rate_;
+    for (int due = least(due_ / ONE, end_); done_ < due; done_++) pair(done_);
+  }
+  // What is left; the sums go to `l`, a block's apart: in one long chain they would lose the last digits.
+  __attribute__((always_inline)) void finish(float *l) {
+    for (; done_ < end_; done_++) pair(done_);
+    for (int x = 0; x < 2; x++) store(l + 16 * x, add(load(l + 16 * x), l_[x]));
+  }
 
-  __attribute__((always_inline)) void pairs(int from, int to) {
-    for (int i = from; i < to; i++) {
-      const float *at = s + i * 2 * SUB_LANES;
-      bf16 *to_tile = p + (i / 16) * 2 * TILE + (i % 16) * CHUNK;
-      for (int x = 0; x < 2; x++) {
-        vec a = weight_of<TERMS>(fms(load(at + 16 * x), bases.factor, bases.m[x]));
-        vec b = weight_of<TERMS>(fms(load(at + SUB_LANES + 16 * x), bases.factor, bases.m[x]));
-        l[x] = add(l[x], add(a, b));
-        store_pair<TERMS>(a, b, to_tile + x * TILE);
-      }
+ private:
+  static constexpr int ONE = 1 << 16;
+
+  static int least(int a, int b) { return a < b ? a : b; }
+  __attribute__((always_inline)) void pair(int i) {
+    const float *at = s_ + i * 2 * SUB_LANES;
+    bf16 *to = p_ + (i / 16) * 2 * TILE + (i % 16) * CHUNK;
+    for (int x = 0; x < 2; x++) {
+      vec a = weight_of<TERMS>(fms(load(at + 16 * x), bases_.factor, bases_.m[x]));
+      vec b = weight_of<TERMS>(fms(load(at + SUB_LANES + 16 * x), bases_.factor, bases_.m[x]));
+      l_[x] = add(l_[x], add(a, b));
+      store_pair<TERMS>(a, b, to + x * TILE);
     }
   }
+
+  const float *s_;
+  bf16 *p_;
+  Bases bases_;
+  int done_, end_, due_, rate_;
+  vec l_[2];
 };
 
-// Scores of 32 keys and 32 rows. After each tile product `between` is asked for its share of a chunk's pairs of exponents:
-// the vector unit works while the tile unit does. CHUNKS of the width, 0 where only the call knows.
-template <int TERMS, int CHUNKS, class Between>
+// Scores of 32 keys and 32 rows. CHUNKS of the width, 0 where only the call knows; `step` is called after each product.
+template <int TERMS, int CHUNKS, class Step>
 static inline __attribute__((always_inline)) void score_chunk(const bf16 *k, int64_t k_term, const bf16 *q, int64_t q_term, int any,
-                                                              float *s, Between between) {
+                                                              float *s, Step step) {
   using P = Products<TERMS>;
-  constexpr int PAIRS = CHUNK / 2;
-  const int chunks = CHUNKS ? CHUNKS : any, steps = 4 * P::COUNT * chunks;
-  int done = 0, step = 0;
-  auto share = [&]() __attribute__((always_inline)) {
-    int due = PAIRS * ++step / steps;
-    between(done, due);
-    done = due;
-  };
+  const int chunks = CHUNKS ? CHUNKS : any;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -205,15 +219,15 @@ static inline __attribute__((always_inline)) void score_chunk(const bf16 *k, int
       _tile_loadd(4, k0 + c * TILE, 64);
       _tile_loadd(6, qi + c * 2 * TILE, 64);
       _tile_dpbf16ps(0, 4, 6);
-      share();
+      step();
       _tile_loadd(7, qi + c * 2 * TILE + TILE, 64);
       _tile_dpbf16ps(1, 4, 7);
-      share();
+      step();
       _tile_loadd(5, k1 + c * TILE, 64);
       _tile_dpbf16ps(2, 5, 6);
-      share();
+      step();
       _tile_dpbf16ps(3, 5, 7);
-      share();
+      step();
     }
   }
   _tile_stored(0, s, 2 * 64);
@@ -223,10 +237,12 @@ static inline __attribute__((always_inline)) void score_chunk(const bf16 *k, int
 }
 
 // Oᵀ += Vᵀ·P over the chunks [c0, c1). With several terms the sum of a block is made apart, small products first.
-template <int TERMS>
-static void gather_tiles(const BlockShape &shape, const bf16 *v, const bf16 *p, int c0, int c1, bool fresh, float *o, float *sums) {
+template <int TERMS, int CHUNKS, class Step>
+static inline __attribute__((always_inline)) void gather_tiles(const BlockShape &shape, const bf16 *v, const bf16 *p, int c0, int c1,
+                                                               bool fresh, float *o, float *sums, Step step) {
   using P = Products<TERMS>;
-  for (int64_t t = 0; t < shape.v_tiles; t += 2) {
+  const int64_t v_tiles = CHUNKS ? 2 * CHUNKS : shape.v_tiles;
+  for (int64_t t = 0; t < v_tiles; t += 2) {
     float *to = o + t * TILE;
     if (TERMS == 1 && !fresh) {
       _tile_loadd(0, to, 64);
@@ -242,14 +258,18 @@ static void gather_tiles(const BlockShape &shape, const bf16 *v, const bf16 *p, 
     for (int i = 0; i < P::COUNT; i++) {
       const bf16 *vi = v + P::A[i] * shape.v_term + t * TILE, *pi = p + P::B[i] * AMX_BLOCK * SUB_LANES;
       for (int c = c0; c < c1; c++) {
-        _tile_loadd(4, vi + c * shape.v_tiles * TILE, 64);
+        _tile_loadd(4, vi + c * v_tiles * TILE, 64);
         _tile_loadd(6, pi + c * 2 * TILE, 64);
         _tile_dpbf16ps(0, 4, 6);
+        step();
         _tile_loadd(7, pi + c * 2 * TILE + TILE, 64);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, vi + c * shape.v_tiles * TILE + TILE, 64);
+        step();
+        _tile_loadd(5, vi + c * v_tiles * TILE + TILE, 64);
         _tile_dpbf16ps(2, 5, 6);
+        step();
         _tile_dpbf16ps(3, 5, 7);
+        step();
       }
     }
     float *into = TERMS == 1 || fresh ? to : sums;
@@ -282,18 +302,62 @@ static void gather_seen(const BlockShape &shape, const AmxSub &sub, const bf16 *
   }
 }
 
-static void finish_amx_sub(const Piece &piece, int first_row, const AmxSub &sub, const float *o, float *row) {
+// Two columns side by side: dwords of (a, b) in a narrow type, to nearest even; a NaN stays one.
+static inline __m512i upper_half(vec x) {
+  __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  return _mm512_mask_mov_epi32(bits, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000));
+}
+static inline __m512i narrow_pair(vec a, vec b, bf16) {
+  return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(upper_half(a), 16), upper_half(b));
+}
+static inline __m512i narrow_pair(vec a, vec b, f16) {
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(narrow(a, f16{})), _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow(b, f16{})), 16));
+}
+
+// The rows' outputs. Their sums divide them while lanes are still rows, and neighbouring columns travel as one dword.
+template <class T>
+static void write_amx_half(const Piece &piece, const RowAt *at, int rows, const float *by, const float *o) {
   int64_t V = piece.call->V;
-  RowAt at = row_at(*piece.rows, piece.row0 + first_row);
-  for (int half = 0; half * 16 < sub.rows; half++) {
-    for (int64_t t = 0; t * 16 < V; t++) {
-      vec r[16];
-      for (int i = 0; i < 16; i++) r[i] = load(o + t * TILE + half * 256 + i * 16);
-      transpose(r);
-      for (int i = 0; i < 16; i++) store(row + i * MAX_WIDTH + t * 16, r[i]);
+  vec factor = load(by);
+  __mmask16 seen = _mm512_cmp_ps_mask(factor, set1(0), _CMP_NLT_UQ);
+  for (int64_t c = 0; c * CHUNK < V; c++) {
+    __m512i pairs[16];
+    for (int i = 0; i < 16; i++) {
+      const float *column = o + (2 * c + i / 8) * TILE + i % 8 * 32;
+      pairs[i] = narrow_pair(_mm512_maskz_mul_ps(seen, load(column), factor), _mm512_maskz_mul_ps(seen, load(column + 16), factor), T{});
     }
-    for (int i = 0; i < 16 && 16 * half + i < sub.rows; i++, at = next_row(*piece.rows, at))
-      finish_row(piece, first_row + 16 * half + i, at, sub.m[16 * half + i], sub.l[16 * half + i], row + i * MAX_WIDTH);
+    transpose(pairs);
+    __mmask32 there = V - c * CHUNK >= CHUNK ? ~0u : (1u << (V - c * CHUNK)) - 1;
+    for (int i = 0; i < rows; i++) _mm512_mask_storeu_epi16(out_at(*piece.rows, at[i]) + c * CHUNK * 2, there, pairs[i]);
+  }
+}
+
+// The same for rows that other keys wait for, as floats.
+static void leave_amx_half(const Piece &piece, const RowAt *at, int rows, int first_row, const float *m, const float *l, const float *o,
+                           float *row) {
+  for (int64_t t = 0; t * 16 < piece.call->V; t++) {
+    vec r[16];
+    for (int i = 0; i < 16; i++) r[i] = load(o + t * TILE + i * 16);
+    transpose(r);
+    for (int i = 0; i < 16; i++) store(row + i * MAX_WIDTH + t * 16, r[i]);
+  }
+  for (int i = 0; i < rows; i++) finish_row(piece, first_row + i, at[i], m[i], l[i], row + i * MAX_WIDTH);
+}
+
+static void finish_amx_sub(const Piece &piece, int first_row, const AmxSub &sub, const float *o, float *row) {
+  RowAt next = row_at(*piece.rows, piece.row0 + first_row), at[16];
+  for (int r0 = 0; r0 < sub.rows; r0 += 16, o += 256) {
+    int rows = static_cast<int>(least(16, sub.rows - r0));
+    for (int i = 0; i < rows; i++, next = next_row(*piece.rows, next)) at[i] = next;
+    if (piece.partial) {
+      leave_amx_half(piece, at, rows, first_row + r0, sub.m + r0, sub.l + r0, o, row);
+      continue;
+    }
+    alignas(64) float by[16];
+    for (int i = 0; i < 16; i++) by[i] = i < rows ? close_row(piece, at[i], sub.m[r0 + i], sub.l[r0 + i]) : -1;
+    if (piece.call->dtype == STROBE_BF16) write_amx_half<bf16>(piece, at, rows, by, o);
+    if (piece.call->dtype == STROBE_F16) write_amx_half<f16>(piece, at, rows, by, o);
   }
 }
 
@@ -313,45 +377,47 @@ static void attend_block(const Piece &piece, const AmxArrays &a, const BlockShap
     if (from >= to) return {0, 0};
     return {static_cast<int>((from - key0) / CHUNK), static_cast<int>((to - key0 + CHUNK - 1) / CHUNK)};
   };
-  auto nothing = [](int, int) {};
-  auto score = [&](int i, int c, float *s, auto between) {
-    score_chunk<TERMS, CHUNKS>(k + c * 2 * chunks * TILE, shape.k_term, a.q + i * a.q_sub, a.q_term, chunks, s + c * CHUNK * SUB_LANES,
-                               between);
+  auto nothing = [] {};
+  auto score = [&](int i, Range r, float *s, auto step) __attribute__((always_inline)) {
+    for (int c = r.c0; c < r.c1; c++)
+      score_chunk<TERMS, CHUNKS>(k + c * 2 * chunks * TILE, shape.k_term, a.q + i * a.q_sub, a.q_term, chunks, s + c * CHUNK * SUB_LANES,
+                                 step);
   };
-  int which = 0;
-  Range now = range(0);
-  for (int c = now.c0; c < now.c1; c++) score(0, c, a.fixed->s[0], nothing);
-  for (int i = 0; i < subs; i++, which ^= 1) {
-    Range next = range(i + 1);
+  auto gather = [&](int i, Range r, const bf16 *p, auto step) __attribute__((always_inline)) {
+    if (r.c0 == r.c1) return;
     AmxSub &sub = a.fixed->subs[i];
-    float *s = a.fixed->s[which], *s_next = a.fixed->s[which ^ 1], *o = a.o + i * a.o_sub;
-    int c = next.c0;
-    if (now.c0 < now.c1) {
-      Exponents<TERMS> exponents = {s, a.fixed->p[0], prepare(how, sub, s, key0, now.c0, now.c1, o, shape.v_tiles), {set1(0), set1(0)}};
-      for (int u = now.c0; u < now.c1; u++) {
-        int first = u * CHUNK / 2;
-        if (c < next.c1) {
-          score(i + 1, c++, s_next, [&](int from, int to) __attribute__((always_inline)) { exponents.pairs(first + from, first + to); });
-        } else {
-          exponents.pairs(first, first + CHUNK / 2);
-        }
-      }
-      store(sub.l, add(load(sub.l), exponents.l[0]));  // a block's sum apart: the long chain would lose the last digits
-      store(sub.l + 16, add(load(sub.l + 16), exponents.l[1]));
+    float *o = a.o + i * a.o_sub;
+    bool partial = key0 + r.c0 * CHUNK < sub.most_lo || key0 + r.c1 * CHUNK > sub.least_hi;
+    if (partial && !block_finite(shape, block)) {
+      if (sub.fresh) memset(o, 0, static_cast<size_t>(a.o_sub) * sizeof(float));
+      gather_seen<TERMS>(shape, sub, v, p, key0, r.c0, r.c1, o);
+    } else {
+      gather_tiles<TERMS, CHUNKS>(shape, v, p, r.c0, r.c1, sub.fresh, o, a.fixed->sums, step);
     }
-    for (; c < next.c1; c++) score(i + 1, c, s_next, nothing);
-    bool partial = key0 + now.c0 * CHUNK < sub.most_lo || key0 + now.c1 * CHUNK > sub.least_hi;
+    sub.fresh = false;
+  };
+  const int score_steps = 4 * Products<TERMS>::COUNT * chunks, gather_steps = 2 * Products<TERMS>::COUNT * static_cast<int>(shape.v_tiles);
+  Range before = {0, 0}, now = range(0);
+  score(0, now, a.fixed->s[0], nothing);
+  for (int i = 0; i < subs; i++) {
+    AmxSub &sub = a.fixed->subs[i];
+    Range next = range(i + 1);
+    float *s = a.fixed->s[i % 2], *s_next = a.fixed->s[1 - i % 2];
+    bf16 *p = a.fixed->p[i % 2][0], *p_before = a.fixed->p[1 - i % 2][0];
     if (now.c0 < now.c1) {
-      if (partial && !block_finite(shape, block)) {
-        if (sub.fresh) memset(o, 0, static_cast<size_t>(a.o_sub) * sizeof(float));
-        gather_seen<TERMS>(shape, sub, v, a.fixed->p[0], key0, now.c0, now.c1, o);
-      } else {
-        gather_tiles<TERMS>(shape, v, a.fixed->p[0], now.c0, now.c1, sub.fresh, o, a.fixed->sums);
-      }
-      sub.fresh = false;
+      Bases bases = prepare(how, sub, s, key0, now.c0, now.c1, a.o + i * a.o_sub, shape.v_tiles);
+      Exponents<TERMS> exponents(s, p, bases, now.c0, now.c1, (before.c1 - before.c0) * gather_steps + (next.c1 - next.c0) * score_steps);
+      auto step = [&]() __attribute__((always_inline)) { exponents.step(); };
+      gather(i - 1, before, p_before, step);
+      score(i + 1, next, s_next, step);
+      exponents.finish(sub.l);
+    } else {
+      gather(i - 1, before, p_before, nothing);
+      score(i + 1, next, s_next, nothing);
     }
-    now = next;
+    before = now, now = next;
   }
+  gather(subs - 1, before, a.fixed->p[(subs - 1) % 2][0], nothing);
 }
 
 template <int TERMS, int CHUNKS>
@@ -377,8 +443,8 @@ static void attend_tiles(const Piece &piece) {
 static void attend_amx(const Piece *pieces, int) {
   const strobe_attention &call = *pieces[0].call;
   if (call.dtype == STROBE_F16) return attend_tiles<2, 0>(pieces[0]);
-  if (call.D == 4 * CHUNK) return attend_tiles<1, 4>(pieces[0]);
-  if (call.D == 2 * CHUNK) return attend_tiles<1, 2>(pieces[0]);
+  if (call.D == 4 * CHUNK && call.V == 4 * CHUNK) return attend_tiles<1, 4>(pieces[0]);
+  if (call.D == 2 * CHUNK && call.V == 2 * CHUNK) return attend_tiles<1, 2>(pieces[0]);
   attend_tiles<1, 0>(pieces[0]);
 }
 // Float32 would be six tile products of three terms: up to 1.7 times as fast as AVX-512 where a core has its tile unit for

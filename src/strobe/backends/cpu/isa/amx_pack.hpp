@@ -99,18 +99,15 @@ static void pack_keys(const BlockShape &shape, const char *const *rows, int n, i
   }
 }
 
-static inline __m512i pair_up(__m256i x, __m256i y) {  // dwords (x, y)
-  return _mm512_or_si512(_mm512_cvtepu16_epi32(x), _mm512_slli_epi32(_mm512_cvtepu16_epi32(y), 16));
-}
-
-// True if all are finite.
+// True if all are finite. Pairs of keys interleave within quarters of a vector, so the columns of `low` and `high` are those of
+// every other four, and each goes where it belongs when it is stored.
 template <int TERMS>
 static bool pack_values(const BlockShape &shape, const char *const *rows, int n, int64_t V, bf16 *to) {
   const __m512i exponent = _mm512_set1_epi16(0x7f80);
-  __mmask32 odd_ones = 0;
+  __m512i greatest_exponent = _mm512_setzero_si512();
   for (int chunk = 0; chunk < n / CHUNK; chunk++) {
     for (int64_t c = 0; c < shape.v_tiles / 2; c++) {
-      __m512i low[TERMS][16], high[TERMS][16];  // 16 pairs of keys: columns 0 … 15 and 16 … 31
+      __m512i low[TERMS][16], high[TERMS][16];  // 16 pairs of keys
       for (int i = 0; i < 16; i++) {
         __m512i a[2][TERMS];
         for (int k = 0; k < 2; k++) {
@@ -120,23 +117,24 @@ static bool pack_values(const BlockShape &shape, const char *const *rows, int n,
           } else {
             for (auto &term : a[k]) term = _mm512_setzero_si512();
           }
-          odd_ones |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(a[k][0], exponent), exponent);
+          greatest_exponent = _mm512_max_epu16(greatest_exponent, _mm512_and_si512(a[k][0], exponent));
         }
-        for (int t = 0; t < TERMS; t++) {
-          low[t][i] = pair_up(_mm512_castsi512_si256(a[0][t]), _mm512_castsi512_si256(a[1][t]));
-          high[t][i] = pair_up(_mm512_extracti64x4_epi64(a[0][t], 1), _mm512_extracti64x4_epi64(a[1][t], 1));
-        }
+        for (int t = 0; t < TERMS; t++)
+          low[t][i] = _mm512_unpacklo_epi16(a[0][t], a[1][t]), high[t][i] = _mm512_unpackhi_epi16(a[0][t], a[1][t]);
       }
       for (int t = 0; t < TERMS; t++) {
         bf16 *at = to + t * shape.v_term + (chunk * shape.v_tiles + 2 * c) * TILE;
         transpose(low[t]);
-        for (int i = 0; i < 16; i++) _mm512_storeu_si512(at + i * CHUNK, low[t][i]);
         transpose(high[t]);
-        for (int i = 0; i < 16; i++) _mm512_storeu_si512(at + TILE + i * CHUNK, high[t][i]);
+        for (int i = 0; i < 16; i++) {
+          bf16 *column = at + i / 8 * TILE + (i / 4 % 2 * 8 + i % 4) * CHUNK;
+          _mm512_storeu_si512(column, low[t][i]);
+          _mm512_storeu_si512(column + 4 * CHUNK, high[t][i]);
+        }
       }
     }
   }
-  return odd_ones == 0;
+  return _mm512_cmpeq_epi16_mask(greatest_exponent, exponent) == 0;
 }
 
 template <int TERMS>
