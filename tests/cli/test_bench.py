@@ -42,13 +42,28 @@ def test_a_red_gate_writes_nothing_and_ends_with_one(tmp_path: Path, monkeypatch
     assert "nothing was measured or written; prefill B1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("suite", ["cpu", "engine"])
+def test_an_output_that_cannot_be_written_is_named_before_anything_is_measured(suite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a file").write_text("")
+    assert main(["bench", suite, "--threads", "1", "--out", str(tmp_path / "a file" / "results")]) == 2
+    assert "results cannot be written to" in (err := capsys.readouterr().err) and "give another folder with --out" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["a file"]
+
+
+@pytest.mark.parametrize("word", ["tokens", "rounds"])
+def test_an_engine_measures_something(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "engine", f"--{word}", "0"]) == 2
+    assert f"--{word} is 1 or more; got 0" in capsys.readouterr().err
+
+
 def test_a_red_gate_is_our_fault() -> None:
     assert issubclass(Broken, RuntimeError)
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [("--threads none", "--threads is a number"), ("--threads 0", "--threads is a number"), ("--only zebra", "no case's name contains 'zebra'")],
+    [("--threads none", "--threads is a number"), ("--threads 0", "--threads is a number"), ("--only zebra", "no case's name contains 'zebra'"),
+     ("--threads 1,99999", "--threads is up to 4096; got 99999"), ("--seconds nan", "--seconds is a finite number"), ("--seconds -1", "got -1.0")],
 )
 def test_a_mistake_is_one_line(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*"bench cpu".split(), *words.split()]) == 2

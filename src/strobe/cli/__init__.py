@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parser().parse_args(argv)
         code = arguments.run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] — so it is where the shell closed it
+            sys.stdout.flush()
         return code
     except StrobeError as error:
         print(f"strobe: {one_line(error)}", file=sys.stderr)
@@ -32,10 +33,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstrobe: interrupted" if sys.stderr.isatty() else "strobe: interrupted", file=sys.stderr)  # after the terminal's ^C
         return INTERRUPTED
-    except BrokenPipeError:
-        # the reader (`| head`) has seen enough; what is left in the buffer must not fail again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (`| head`) has seen enough
+        _drop_output()
         return CLOSED_PIPE
+    except OSError as error:  # a full disk, a file that may not be read or written
+        print(f"strobe: {error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
+        if error.filename is None:
+            _drop_output()
+        return MISTAKE
+
+
+def _drop_output() -> None:
+    """What is left in the buffer must not fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def one_line(error: Exception) -> str:

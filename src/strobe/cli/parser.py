@@ -9,6 +9,7 @@ from typing import Any
 
 from strobe.errors import Invalid
 
+MOST_THREADS = 4096  # OpenMP dies, without a word that could be caught, where it cannot start as many as it was told
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -34,8 +35,8 @@ def _later(module: str, function: str = "run") -> Callable[[argparse.Namespace],
 
 
 def _use_threads(count: int) -> None:
-    if count < 1:
-        raise Invalid(f"--threads is 1 or more; got {count}")
+    if not 1 <= count <= MOST_THREADS:
+        raise Invalid(f"--threads is 1 or more, up to {MOST_THREADS}; got {count}")
     import torch  # the command imports it anyway
 
     torch.set_num_threads(count)
