@@ -74,6 +74,11 @@ def test_contexts_that_make_no_sense(contexts: str, says: str, tiny: Path, capsy
     assert says in err and err.count("\n") == 1
 
 
+def test_rounds_longer_than_the_model_leave_no_context(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "engine", "--tokens", "9999", "--model", str(tiny), "--out", str(tmp_path)]) == 2
+    assert "9999 tokens a round leave no room for a context: this model reaches 512" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("contexts", "says"), [("40,zero", "--contexts is a number"), ("99999999", "with this model; got 99999999")])
 def test_a_demo_names_its_contexts_before_it_begins(contexts: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--contexts", contexts]) == 2

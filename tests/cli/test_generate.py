@@ -145,7 +145,7 @@ def _one_line(capsys: pytest.CaptureFixture[str], says: str) -> None:
         (["x", "--stop", ""], "none of them empty"), (["x", "--threads", "999999"], "--threads is 1 or more, up to 4096; got 999999"),
         (["x", "--seed", "-1"], "seed is an integer, 0"), (["x", "--top-p", "1.5"], "top_p is above 0 and at most 1"),
         (["x", "--top-k", "0"], "top_k is an integer, 1 or more"), (["x", "--temperature", "nan"], "temperature is a finite number"),
-        (["--file", "."], "cannot be read: Is a directory"),
+        (["x", "--stop", "y\udcff"], "a stop text holds half of a character"), (["--file", "."], "cannot be read: Is a directory"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(words: list[str], says: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,7 +175,7 @@ def test_an_output_that_takes_nothing_is_one_line(words: list[str], tiny: Path) 
         command = [sys.executable, "-c", PROCESS, *words, "--model", str(tiny)]
         found = subprocess.run(command, input=b"hello\n", stdout=full, stderr=subprocess.PIPE, cwd=ROOT, timeout=120)
     assert found.returncode == 2
-    assert b"strobe: the output: No space left on device" in found.stderr and b"Traceback" not in found.stderr and b"Exception" not in found.stderr
+    assert b"strobe: the output cannot be written: No space left on device" in found.stderr and b"Traceback" not in found.stderr and b"Exception" not in found.stderr
 
 
 @pytest.mark.parametrize(("words", "closed", "code"), [(["generate", "hello", "--max-tokens", "3"], ">&-", 0), (["chat"], "<&-", 2)])
@@ -228,6 +228,19 @@ def test_tables_do_not_need_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     with screen.progress(3) as advance:
         advance("one")
     assert capsys.readouterr() == ("title\na  b\n-  -\n1  2\n", "")
+
+
+def test_what_is_shown_needs_no_open_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    from strobe.cli import screen
+
+    monkeypatch.setattr(screen, "has_rich", lambda: True)
+    monkeypatch.setattr(screen, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    screen.show_table(["a"], [["1"]])
+    with screen.progress(1) as advance, screen.waiting("reading") as sign:
+        advance("one")
+        sign.show(1, 2)
 
 
 class _Terminal(io.StringIO):

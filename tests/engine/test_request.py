@@ -31,6 +31,7 @@ from strobe.engine.request import Sampling
         ({"seed": 2**63}, "seed"),
         ({"stop": "end"}, "tuple of texts"),
         ({"stop": ("",)}, "none of them empty"),
+        ({"stop": ("fine", "not \udcff")}, "half of a character .* not UTF-8"),
         ({"stop": 5}, "tuple of texts"),
         ({"stop": None}, "tuple of texts"),
         ({"stop_token_ids": (-1,)}, "stop_token_ids"),

@@ -5,13 +5,16 @@ A `StrobeError` becomes one line on stderr: exit code 2 where it is the caller's
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 
 from strobe.cli.parser import parser
+from strobe.cli.screen import shown
 from strobe.errors import Broken, StrobeError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what writing ends in, and hardly anything else
 OK, WRONG, MISTAKE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
 
 
@@ -31,15 +34,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"strobe: {one_line(error)}", file=sys.stderr)
         return WRONG if isinstance(error, Broken) else MISTAKE
     except KeyboardInterrupt:
-        print("\nstrobe: interrupted" if sys.stderr.isatty() else "strobe: interrupted", file=sys.stderr)  # after the terminal's ^C
+        print("\nstrobe: interrupted" if shown(sys.stderr) else "strobe: interrupted", file=sys.stderr)  # after the terminal's ^C
         return INTERRUPTED
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         _drop_output()
         return CLOSED_PIPE
-    except OSError as error:  # a full disk, a file that may not be read or written
-        print(f"strobe: {error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
-        if error.filename is None:
+    except OSError as error:
+        if error.filename is not None:  # a file that may not be read or written
+            print(f"strobe: {error.filename}: {error.strerror}", file=sys.stderr)
+        elif error.errno in FULL:
+            print(f"strobe: the output cannot be written: {error.strerror}", file=sys.stderr)
             _drop_output()
+        else:
+            raise
         return MISTAKE
 
 

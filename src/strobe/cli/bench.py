@@ -12,6 +12,8 @@ from strobe.errors import Invalid
 from strobe.lab import report, results
 from strobe.machine import Machine
 
+LARGEST_SEED = 2**62  # what each case adds to it still fits torch's 64 bits
+
 
 def cpu(arguments: argparse.Namespace) -> int:
     """Attention on this processor beside torch's ways; writes `cpu.json`, with `--plot` pictures beside it."""
@@ -25,8 +27,10 @@ def cpu(arguments: argparse.Namespace) -> int:
     cases = [case for case in suite(arguments.quick) if arguments.only is None or arguments.only in case.name]
     if not cases:
         raise Invalid(f"no case's name contains {arguments.only!r}; names are like {suite(True)[0].name!r}")
-    if not (math.isfinite(arguments.seconds) and arguments.seconds >= 0):
-        raise Invalid(f"--seconds is a finite number, 0 or more; got {arguments.seconds}")
+    if not (math.isfinite(arguments.seconds) and arguments.seconds > 0):
+        raise Invalid(f"--seconds is a finite number above 0; got {arguments.seconds:g}")
+    if not 0 <= arguments.seed <= LARGEST_SEED:
+        raise Invalid(f"--seed is an integer, 0 … 2**62; got {arguments.seed}")
     results.writable(Path(arguments.out))
     effort = Effort(seconds=arguments.seconds)
     rows: list[results.Row] = []
@@ -109,7 +113,7 @@ def engine(arguments: argparse.Namespace) -> int:
 
 def numbers(text: str, name: str) -> tuple[int, ...]:
     """The numbers of `512,2048`."""
-    words = text.split(",")
-    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and len(word) < 19 and int(word) > 0 for word in words):
         raise Invalid(f"{name} is a number, or several as in 1,2; got {text!r}")
-    return tuple(int(word) for word in words)
+    return tuple(map(int, words))

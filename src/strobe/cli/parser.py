@@ -78,6 +78,7 @@ def _bench(commands: Any) -> None:
     cpu.add_argument("--only", metavar="TEXT", help="only cases whose name contains this")
     cpu.add_argument("--plot", action="store_true", help="draw the results beside them (cpu.svg and cpu.png)")
     cpu.add_argument("--seconds", type=float, default=3.0, metavar="S", help="longest time a case, after at least five rounds")
+    cpu.add_argument("--seed", type=int, default=0, metavar="N", help="of the arrays that are drawn")
     _common(cpu)
     cpu.set_defaults(run=_later("bench", "cpu"))
     engine = suites.add_parser("engine", help="a token's time beside transformers' generate")
@@ -138,4 +139,3 @@ def _threads(command: argparse.ArgumentParser) -> None:
 
 def _common(suite: argparse.ArgumentParser) -> None:
     suite.add_argument("--out", default="benchmarks/results", metavar="DIR", help="where results lie (benchmarks/results)")
-    suite.add_argument("--seed", type=int, default=0)

@@ -18,7 +18,7 @@ from strobe.cache.prefix import Prefix
 from strobe.cache.storage import Storage, Widths
 from strobe.cache.tables import Table
 from strobe.engine import sampler
-from strobe.engine.request import Answer, Finished, Piece, Sampling
+from strobe.engine.request import Answer, Finished, Piece, Sampling, halved
 from strobe.engine.scheduler import Scheduler, Sequence, Work
 from strobe.engine.stats import Clock, Stats
 from strobe.engine.step import build
@@ -148,7 +148,7 @@ class Engine:
         """The prompt's ids, each of them in the vocabulary."""
         if not isinstance(prompt, Row) or isinstance(prompt, (bytes, bytearray)):
             raise Invalid(f"a prompt is a text or a list of token ids; got a {type(prompt).__name__}")
-        if isinstance(prompt, str) and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        if isinstance(prompt, str) and halved(prompt):
             raise Invalid("the prompt holds half of a character (a lone surrogate), so it was read with the wrong encoding; read it as UTF-8")
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         if not tokens:

@@ -69,6 +69,8 @@ class Sampling:
             raise Invalid(f"seed is an integer, 0 … 2**63 − 1, or None; got {self.seed!r}")
         if not isinstance(self.stop, (tuple, list)) or not all(isinstance(text, str) and text for text in self.stop):
             raise Invalid(f"stop is a tuple of texts, none of them empty; got {self.stop!r}")
+        if any(halved(text) for text in self.stop):
+            raise Invalid(f"a stop text holds half of a character (a lone surrogate): it was not UTF-8; got {self.stop!r}")
         if not isinstance(self.stop_token_ids, (tuple, list)) or not all(_whole(token) and token >= 0 for token in self.stop_token_ids):
             raise Invalid(f"stop_token_ids is a tuple of integers, 0 or more; got {self.stop_token_ids!r}")
         if not isinstance(self.ignore_eos, bool):
@@ -80,6 +82,11 @@ class Sampling:
     def greedy(self) -> bool:
         """Whether the likeliest token is taken without a draw."""
         return self.temperature == 0
+
+
+def halved(text: str) -> bool:
+    """Whether it holds lone surrogates, as which Python keeps bytes that were no UTF-8. No tokenizer takes them."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _whole(value: object) -> bool:

@@ -135,9 +135,12 @@ def prompt_of(vocabulary: int, length: int, seed: int, text: list[int] | None = 
 def reached(model: Any, contexts: tuple[int, ...], tokens: int) -> None:
     """Refuses contexts that leave no room for an answer in the model's own."""
     reach = model.config.max_position_embeddings
+    most = reach - tokens - 1
+    if most < 2:
+        raise Invalid(f"{tokens} tokens a round leave no room for a context: this model reaches {reach}")
     for context in contexts:
-        if not 2 <= context <= reach - tokens - 1:
-            raise Invalid(f"contexts are 2 to {reach - tokens - 1} tokens with this model; got {context}")
+        if not 2 <= context <= most:
+            raise Invalid(f"contexts are 2 to {most} tokens with this model; got {context}")
 
 
 def measure(
