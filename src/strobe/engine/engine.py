@@ -149,7 +149,7 @@ class Engine:
         if not isinstance(prompt, Row) or isinstance(prompt, (bytes, bytearray)):
             raise Invalid(f"a prompt is a text or a list of token ids; got a {type(prompt).__name__}")
         if isinstance(prompt, str) and halved(prompt):
-            raise Invalid("the prompt holds half of a character (a lone surrogate), so it was read with the wrong encoding; read it as UTF-8")
+            raise Invalid("the prompt holds half of a character (a lone surrogate): it was read with another encoding; read it as UTF-8")
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         if not tokens:
             raise Invalid("the prompt is empty; give at least one token (the tokenizer's beginning-of-text token, say)")
