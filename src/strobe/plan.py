@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 from strobe.answers import Offer, Question, Refusal
 from strobe.errors import Invalid, Unsupported
@@ -31,6 +32,10 @@ class Plan:
     def __hash__(self) -> int:
         """Computed once: kernels keep what they prepare by their plan."""
         return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the hash: texts hash otherwise in every process, so it would be wrong where the plan is unpickled."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
 
     @property
     def file(self) -> str:

@@ -39,10 +39,10 @@ def test_shipped_stories_are_read_instead(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @pytest.mark.usefixtures("_short")
-def test_other_tokens_in_float32_end_with_one(monkeypatch: pytest.MonkeyPatch, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_tokens_in_float32_end_with_one(monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _other(monkeypatch)
-    assert main([*ENGINE, "--model", str(tiny), "--out", "/nowhere"]) == 1
-    assert "Nothing was written" in capsys.readouterr().err
+    assert main([*ENGINE, "--model", str(tiny), "--out", str(tmp_path)]) == 1
+    assert "Nothing was written" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def _other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +72,18 @@ def test_contexts_that_make_no_sense(contexts: str, says: str, tiny: Path, capsy
     assert main(["bench", "engine", "--contexts", contexts, "--model", str(tiny)]) == 2
     err = capsys.readouterr().err
     assert says in err and err.count("\n") == 1
+
+
+def test_rounds_longer_than_the_model_leave_no_context(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "engine", "--tokens", "9999", "--model", str(tiny), "--out", str(tmp_path)]) == 2
+    assert "9999 tokens a round leave no room for a context: this model reaches 512" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("contexts", "says"), [("40,zero", "--contexts is a number"), ("99999999", "with this model; got 99999999")])
+def test_a_demo_names_its_contexts_before_it_begins(contexts: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--contexts", contexts]) == 2
+    out, err = capsys.readouterr()
+    assert says in err and "1. " not in out
 
 
 def test_a_demo_without_its_model_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

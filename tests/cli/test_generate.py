@@ -20,7 +20,7 @@ from strobe.cli import main, opening
 from strobe.cli.generate import Answered
 from strobe.lab import conventional
 
-from .conftest import CONTEXT
+from .conftest import CONTEXT, PROCESS, ROOT
 
 pytestmark = pytest.mark.models
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -142,7 +142,10 @@ def _one_line(capsys: pytest.CaptureFixture[str], says: str) -> None:
         (["x", "--max-tokens", "0"], "max_tokens is an integer, 1 or more"), (["x", "--temperature", "-1"], "temperature is a finite number"),
         (["x", "--compare", "--temperature", "1"], "leave --temperature out"), (["x" * CONTEXT], f"the model's context {CONTEXT}"),
         (["--file", "/nowhere/prompts.txt"], "cannot be read: No such file"), (["x", "--threads", "0"], "--threads is 1 or more"),
-        (["x", "--stop", ""], "none of them empty"),
+        (["x", "--stop", ""], "none of them empty"), (["x", "--threads", "999999"], "--threads is 1 or more, up to 4096; got 999999"),
+        (["x", "--seed", "-1"], "seed is an integer, 0"), (["x", "--top-p", "1.5"], "top_p is above 0 and at most 1"),
+        (["x", "--top-k", "0"], "top_k is an integer, 1 or more"), (["x", "--temperature", "nan"], "temperature is a finite number"),
+        (["x", "--stop", "y\udcff"], "a stop text holds half of a character"), (["--file", "."], "cannot be read: Is a directory"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(words: list[str], says: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +159,32 @@ def test_a_file_that_is_no_text(content: bytes, says: str, tiny: Path, tmp_path:
     file.write_bytes(content)
     assert main(["generate", "--file", str(file), "--model", str(tiny)]) == 2
     _one_line(capsys, says)
+
+
+def test_the_mark_that_editors_begin_a_file_with_is_no_part_of_a_prompt(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\n", encoding="utf-8-sig")
+    assert main(["generate", "--file", str(file), "--model", str(tiny), "--max-tokens", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "one"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this machine has no /dev/full")
+@pytest.mark.parametrize("words", [["generate", "hello", "--max-tokens", "3"], ["generate", "hello", "--max-tokens", "3", "--json"], ["chat"]])
+def test_an_output_that_takes_nothing_is_one_line(words: list[str], tiny: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-c", PROCESS, *words, "--model", str(tiny)]
+        found = subprocess.run(command, input=b"hello\n", stdout=full, stderr=subprocess.PIPE, cwd=ROOT, timeout=120)
+    assert found.returncode == 2
+    assert b"strobe: the output cannot be written: No space left on device" in found.stderr and b"Traceback" not in found.stderr and b"Exception" not in found.stderr
+
+
+@pytest.mark.parametrize(("words", "closed", "code"), [(["generate", "hello", "--max-tokens", "3"], ">&-", 0), (["chat"], "<&-", 2)])
+@pytest.mark.skipif(sys.platform == "win32", reason="this machine's shell closes no streams")
+def test_a_stream_that_the_shell_closed(words: list[str], closed: str, code: int, tiny: Path) -> None:
+    command = [sys.executable, "-c", PROCESS, *words, "--model", str(tiny)]
+    found = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd=ROOT, timeout=120)
+    assert found.returncode == code and b"Traceback" not in found.stderr
+    assert code == 0 or b"strobe: chat reads what is said from the standard input, which is closed" in found.stderr
 
 
 def test_missing_packages_are_named_with_the_way_to_get_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,6 +228,19 @@ def test_tables_do_not_need_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     with screen.progress(3) as advance:
         advance("one")
     assert capsys.readouterr() == ("title\na  b\n-  -\n1  2\n", "")
+
+
+def test_what_is_shown_needs_no_open_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    from strobe.cli import screen
+
+    monkeypatch.setattr(screen, "has_rich", lambda: True)
+    monkeypatch.setattr(screen, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    screen.show_table(["a"], [["1"]])
+    with screen.progress(1) as advance, screen.waiting("reading") as sign:
+        advance("one")
+        sign.show(1, 2)
 
 
 class _Terminal(io.StringIO):

@@ -129,6 +129,7 @@ CRUEL = (
     Case("group of 3, one query", 2, 1, 200, 6, 2, 64),
     Case("group of 8", 1, 20, 70, 16, 2, 64, mask=Causal()),
     Case("group of 128, one query", 1, 1, 150, 128, 1, 128),
+    Case("group of 32, three queries", 1, 3, 64, 32, 1, 256),
     Case("group of 128", 1, 9, 40, 128, 1, 64, mask=Causal()),
     Case("strides permuted", 2, 40, 50, 4, 2, 64, keys="permuted", queries="permuted", mask=Causal()),
     Case("strides permuted, one query", 2, 1, 90, 4, 2, 128, keys="permuted", queries="permuted"),

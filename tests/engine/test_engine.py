@@ -199,6 +199,11 @@ def test_the_context_and_the_cache_end_an_answer() -> None:
         ([-1], "got -1"),
         ([True], "got True"),
         (["a"], "got 'a'"),
+        (None, "a text or a list of token ids; got a NoneType"),
+        (5, "got a int"),
+        (b"the cat", "got a bytes"),
+        ("the \udcff cat", "half of a character .* read it as UTF-8"),
+        (torch.tensor([5, 6]), "got a Tensor"),
         ([5] * 512, "512 tokens and the model's context 512"),
     ],
 )
@@ -217,11 +222,56 @@ def test_a_request_that_can_never_fit_is_refused_with_the_numbers() -> None:
     e.submit(prompts([10])[0], greedy(11))
 
 
-def test_generate_queues_all_or_none() -> None:
+@pytest.mark.parametrize("wrong", [[], None, "half \udcff", [5] * 512], ids=["empty", "none", "half a character", "too long"])
+def test_generate_queues_all_or_none(wrong: object) -> None:
     e = engine()
     with pytest.raises(Invalid):
-        e.generate([[5, 6], []])
+        e.generate([[5, 6], wrong])  # type: ignore[list-item]
     assert e.idle and e.stats.pages_used_now == 0
+    e.check_integrity()
+
+
+@pytest.mark.parametrize("prompts", ["the cat", None, 5])
+def test_generate_takes_a_list(prompts: object) -> None:
+    with pytest.raises(Invalid, match="a list of prompts; got a .* For one prompt"):
+        engine().generate(prompts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sampling", [None, {"temperature": 1}, 3])
+def test_sampling_is_a_sampling(sampling: object) -> None:
+    with pytest.raises(Invalid, match=r"sampling is a Sampling\("):
+        engine().submit([5, 6], sampling)  # type: ignore[arg-type]
+
+
+def test_a_refused_request_leaves_the_others_as_they_were() -> None:
+    """In the middle of others' work, with the cache full: refusals take no page, and those who run and wait say the same."""
+    asked = prompts([9, 14, 5, 21])
+    expected = engine(pages=17).generate(asked, greedy(30))
+    e = engine(pages=17)
+    numbers = [e.submit(prompt, greedy(30)) for prompt in asked]
+    while not e.idle:
+        e.step()
+        before = (e.stats.requests, e.stats.prompt_tokens, e.stats.pages_used_now, e.stats.waiting_now)
+        for wrong in ([], [999], [5] * 512, [5] * 80, None):
+            with pytest.raises(Invalid):
+                e.submit(wrong, greedy(30))  # type: ignore[arg-type]
+        assert before == (e.stats.requests, e.stats.prompt_tokens, e.stats.pages_used_now, e.stats.waiting_now)
+        e.check_integrity()
+    assert [e.answer(number).tokens for number in numbers] == [answer.tokens for answer in expected]
+    assert e.stats.preemptions > 0 and e.stats.pages_used_now == 0
+
+
+def test_in_a_full_cache_a_request_waits_while_others_go_on() -> None:
+    e = engine(pages=6)
+    one, two = prompts([8, 16])
+    first = e.submit(one, greedy(12))
+    e.step()
+    second = e.submit(two, greedy(4))
+    e.step()
+    assert (e.stats.running_now, e.stats.waiting_now) == (1, 1)
+    e.check_integrity()
+    assert len(e.answer(first).tokens) == 12 and len(e.answer(second).tokens) == 4
+    e.check_integrity()
 
 
 def test_numbers_of_an_engine_that_make_no_sense() -> None:

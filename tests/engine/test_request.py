@@ -31,7 +31,15 @@ from strobe.engine.request import Sampling
         ({"seed": 2**63}, "seed"),
         ({"stop": "end"}, "tuple of texts"),
         ({"stop": ("",)}, "none of them empty"),
+        ({"stop": ("fine", "not \udcff")}, "half of a character .* not UTF-8"),
+        ({"stop": 5}, "tuple of texts"),
+        ({"stop": None}, "tuple of texts"),
         ({"stop_token_ids": (-1,)}, "stop_token_ids"),
+        ({"stop_token_ids": 5}, "stop_token_ids is a tuple of integers"),
+        ({"ignore_eos": "no"}, "ignore_eos is True or False; got 'no'"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"seed": 1.0}, "seed"),
+        ({"top_p": float("nan")}, "top_p"),
     ],
 )
 def test_out_of_range(wrong: dict[str, Any], says: str) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +117,33 @@ def test_planning_is_a_pure_function() -> None:
     assert first == anew
     assert hash(first) == hash(anew)
     assert str(first) == str(anew)
+
+
+ELSEWHERE = """
+import pickle, sys
+sys.path.insert(0, sys.argv[1])
+found, problem, machine = pickle.load(sys.stdin.buffer)
+from strobe.plan import plan
+here = plan(problem, machine)
+assert hash("strobe") != int(sys.argv[2]), "texts hash as they do in the other process"
+assert found == here and hash(found) == hash(here) and {here: 1}[found] == 1
+sys.stdout.buffer.write(pickle.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("asked", [problem(), problem(mask=Causal() & Window(before=2)), APPEND, MERGE], ids=str)
+def test_a_plan_crosses_processes(asked: Any) -> None:
+    """Where texts hash otherwise, and back, with the hash computed before."""
+    machine = Machine.named("avx512-8")
+    found = plan(asked, machine)
+    hash(found)
+    command = [sys.executable, "-c", ELSEWHERE, str(SOURCE.parent), str(hash("strobe"))]
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    sent = pickle.dumps((found, asked, machine))
+    done = subprocess.run(command, input=sent, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed}, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    back = pickle.loads(done.stdout)
+    assert back == found and hash(back) == hash(found) and {found: 1}[back] == 1
 
 
 def test_another_machine_is_another_plan() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
+from strobe.cli.parser import MOST_THREADS
 from strobe.cli.screen import progress, show_table
 from strobe.errors import Invalid
 from strobe.lab import report, results
 from strobe.machine import Machine
+
+LARGEST_SEED = 2**62  # what each case adds to it still fits torch's 64 bits
 
 
 def cpu(arguments: argparse.Namespace) -> int:
@@ -23,6 +27,11 @@ def cpu(arguments: argparse.Namespace) -> int:
     cases = [case for case in suite(arguments.quick) if arguments.only is None or arguments.only in case.name]
     if not cases:
         raise Invalid(f"no case's name contains {arguments.only!r}; names are like {suite(True)[0].name!r}")
+    if not (math.isfinite(arguments.seconds) and arguments.seconds > 0):
+        raise Invalid(f"--seconds is a finite number above 0; got {arguments.seconds:g}")
+    if not 0 <= arguments.seed <= LARGEST_SEED:
+        raise Invalid(f"--seed is an integer, 0 … 2**62; got {arguments.seed}")
+    results.writable(Path(arguments.out))
     effort = Effort(seconds=arguments.seconds)
     rows: list[results.Row] = []
     skipped: list[Skipped] = []
@@ -51,7 +60,10 @@ def thread_counts(text: str | None, default: int) -> tuple[int, ...]:
     """The numbers in `--threads 1,2`."""
     if text is None:
         return (default,)
-    return numbers(text, "--threads")
+    counts = numbers(text, "--threads")
+    if max(counts) > MOST_THREADS:
+        raise Invalid(f"--threads is up to {MOST_THREADS}; got {max(counts)}")
+    return counts
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -73,6 +85,10 @@ def engine(arguments: argparse.Namespace) -> int:
 
     contexts = numbers(arguments.contexts, "--contexts")
     counts = thread_counts(arguments.threads, torch.get_num_threads())
+    for word in ("tokens", "rounds"):
+        if getattr(arguments, word) < 1:
+            raise Invalid(f"--{word} is 1 or more; got {getattr(arguments, word)}")
+    results.writable(Path(arguments.out))
     folder = checkpoint(arguments.model)
     loaded = [load_quietly(folder, arguments.dtype) for _ in (0, 1)]
     models = (loaded[0][0], loaded[1][0], loaded[0][1])
@@ -97,7 +113,7 @@ def engine(arguments: argparse.Namespace) -> int:
 
 def numbers(text: str, name: str) -> tuple[int, ...]:
     """The numbers of `512,2048`."""
-    words = text.split(",")
-    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and len(word) < 19 and int(word) > 0 for word in words):
         raise Invalid(f"{name} is a number, or several as in 1,2; got {text!r}")
-    return tuple(int(word) for word in words)
+    return tuple(map(int, words))

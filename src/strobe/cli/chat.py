@@ -71,6 +71,8 @@ class Chat:
 def run(arguments: argparse.Namespace) -> int:
     """Talks until `/quit`, the end of the input, or Control-C at the prompt."""
     sampling = sampling_of(arguments)
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] — so it is where the shell closed it
+        raise Invalid("chat reads what is said from the standard input, which is closed; type, or pipe lines into it")
     opened = open_model(arguments.model, arguments.dtype)
     from strobe.engine.engine import Engine
 

@@ -48,7 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     with waiting("loading"):
         (model, tokenizer), (other, _) = (load_quietly(folder, "float32") for _ in (0, 1))
     from strobe.engine.engine import Engine
+    from strobe.lab.engine import reached
 
+    reached(other, contexts, TOKENS)
     engine = Engine(model, tokenizer)
     story(engine)
     ids = question(engine)

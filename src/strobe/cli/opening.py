@@ -147,6 +147,7 @@ def read_prompts(path: str) -> list[str]:
         raise Invalid(f"{path} cannot be read: {wrong.strerror}") from None
     except UnicodeDecodeError as wrong:
         raise Invalid(f"{path} is not UTF-8: byte {wrong.object[wrong.start]:#04x} at place {wrong.start}") from None
+    text = text.removeprefix("\ufeff")  # the mark that some editors begin UTF-8 with is no part of a prompt
     prompts = [line for line in text.splitlines() if line.strip()]
     if not prompts:
         raise Invalid(f"{path} holds no prompt; one a line is wanted")

@@ -9,6 +9,7 @@ from typing import Any
 
 from strobe.errors import Invalid
 
+MOST_THREADS = 4096  # OpenMP dies, without a word that could be caught, where it cannot start as many as it was told
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -34,8 +35,8 @@ def _later(module: str, function: str = "run") -> Callable[[argparse.Namespace],
 
 
 def _use_threads(count: int) -> None:
-    if count < 1:
-        raise Invalid(f"--threads is 1 or more; got {count}")
+    if not 1 <= count <= MOST_THREADS:
+        raise Invalid(f"--threads is 1 or more, up to {MOST_THREADS}; got {count}")
     import torch  # the command imports it anyway
 
     torch.set_num_threads(count)
@@ -77,6 +78,7 @@ def _bench(commands: Any) -> None:
     cpu.add_argument("--only", metavar="TEXT", help="only cases whose name contains this")
     cpu.add_argument("--plot", action="store_true", help="draw the results beside them (cpu.svg and cpu.png)")
     cpu.add_argument("--seconds", type=float, default=3.0, metavar="S", help="longest time a case, after at least five rounds")
+    cpu.add_argument("--seed", type=int, default=0, metavar="N", help="of the arrays that are drawn")
     _common(cpu)
     cpu.set_defaults(run=_later("bench", "cpu"))
     engine = suites.add_parser("engine", help="a token's time beside transformers' generate")
@@ -137,4 +139,3 @@ def _threads(command: argparse.ArgumentParser) -> None:
 
 def _common(suite: argparse.ArgumentParser) -> None:
     suite.add_argument("--out", default="benchmarks/results", metavar="DIR", help="where results lie (benchmarks/results)")
-    suite.add_argument("--seed", type=int, default=0)

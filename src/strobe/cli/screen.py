@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import util
-from typing import Any
+from typing import Any, TextIO
 
 PATIENCE_S = 1.0  # nothing moves on the screen for what takes less
 
@@ -18,9 +18,14 @@ def has_rich() -> bool:
     return util.find_spec("rich") is not None
 
 
+def shown(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal; it is None where the shell closed it."""
+    return stream is not None and stream.isatty()
+
+
 def show_table(headings: list[str], lines: list[list[str]], title: str = "") -> None:
     """A table on stdout, the first column to the left and the others to the right."""
-    if not has_rich() or not sys.stdout.isatty():
+    if not has_rich() or not shown(sys.stdout):
         print(plain_table(headings, lines, title))
         return
     from rich import box
@@ -60,7 +65,7 @@ def plain_table(headings: list[str], lines: list[list[str]], title: str = "") ->
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[str], None]]:
     """A bar on stderr while in it; the function it gives says what was just done. Silent where stderr is no terminal."""
-    if not has_rich() or not sys.stderr.isatty():
+    if not has_rich() or not shown(sys.stderr):
         yield lambda done: None
         return
     from rich.console import Console
@@ -87,7 +92,7 @@ class Waiting:
             if self.over:
                 return
             if self.bar is None:
-                if time.monotonic() - self.start < PATIENCE_S or not has_rich() or not sys.stderr.isatty():
+                if time.monotonic() - self.start < PATIENCE_S or not has_rich() or not shown(sys.stderr):
                     return
                 self.bar = self._begin(total)
             if total is not None:

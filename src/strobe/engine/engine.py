@@ -18,7 +18,7 @@ from strobe.cache.prefix import Prefix
 from strobe.cache.storage import Storage, Widths
 from strobe.cache.tables import Table
 from strobe.engine import sampler
-from strobe.engine.request import Answer, Finished, Piece, Sampling
+from strobe.engine.request import Answer, Finished, Piece, Sampling, halved
 from strobe.engine.scheduler import Scheduler, Sequence, Work
 from strobe.engine.stats import Clock, Stats
 from strobe.engine.step import build
@@ -115,6 +115,8 @@ class Engine:
             Invalid: an empty prompt, a token that is not in the vocabulary, more tokens than the model's context or
                 the whole cache can hold.
         """
+        if not isinstance(sampling, Sampling):  # pyright: ignore[reportUnnecessaryIsInstance] — callers may not check types
+            raise Invalid(f"sampling is a Sampling(max_tokens=…, …); got {sampling!r}")
         tokens = self._tokens(prompt)
         size = self._stats.page_tokens
         capacity, context = len(self._scheduler.pages) * size, self.model.context
@@ -144,6 +146,10 @@ class Engine:
 
     def _tokens(self, prompt: str | Row[int]) -> list[int]:
         """The prompt's ids, each of them in the vocabulary."""
+        if not isinstance(prompt, Row) or isinstance(prompt, (bytes, bytearray)):
+            raise Invalid(f"a prompt is a text or a list of token ids; got a {type(prompt).__name__}")
+        if isinstance(prompt, str) and halved(prompt):
+            raise Invalid("the prompt holds half of a character (a lone surrogate): it was read with another encoding; read it as UTF-8")
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         if not tokens:
             raise Invalid("the prompt is empty; give at least one token (the tokenizer's beginning-of-text token, say)")
@@ -280,6 +286,8 @@ class Engine:
         Raises:
             Invalid: as for `submit`; then none of the prompts was queued.
         """
+        if isinstance(prompts, str) or not isinstance(prompts, Row):  # a text is a list of texts of one letter
+            raise Invalid(f"generate takes a list of prompts; got a {type(prompts).__name__}. For one prompt: [prompt]")
         numbers: list[int] = []
         try:
             for prompt in prompts:

@@ -67,10 +67,14 @@ class Sampling:
             raise Invalid(f"repetition_penalty is a finite number above 0 (1 changes nothing); got {self.repetition_penalty!r}")
         if self.seed is not None and (not _whole(self.seed) or not 0 <= self.seed < 2**63):
             raise Invalid(f"seed is an integer, 0 … 2**63 − 1, or None; got {self.seed!r}")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+        if not isinstance(self.stop, (tuple, list)) or not all(isinstance(text, str) and text for text in self.stop):
             raise Invalid(f"stop is a tuple of texts, none of them empty; got {self.stop!r}")
-        if not all(_whole(token) and token >= 0 for token in self.stop_token_ids):
-            raise Invalid(f"stop_token_ids are integers, 0 or more; got {self.stop_token_ids!r}")
+        if any(halved(text) for text in self.stop):
+            raise Invalid(f"a stop text holds half of a character (a lone surrogate): it was not UTF-8; got {self.stop!r}")
+        if not isinstance(self.stop_token_ids, (tuple, list)) or not all(_whole(token) and token >= 0 for token in self.stop_token_ids):
+            raise Invalid(f"stop_token_ids is a tuple of integers, 0 or more; got {self.stop_token_ids!r}")
+        if not isinstance(self.ignore_eos, bool):
+            raise Invalid(f"ignore_eos is True or False; got {self.ignore_eos!r}")
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
 
@@ -78,6 +82,11 @@ class Sampling:
     def greedy(self) -> bool:
         """Whether the likeliest token is taken without a draw."""
         return self.temperature == 0
+
+
+def halved(text: str) -> bool:
+    """Whether it holds lone surrogates, as which Python keeps bytes that were no UTF-8. No tokenizer takes them."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _whole(value: object) -> bool:

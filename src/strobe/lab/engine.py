@@ -132,6 +132,17 @@ def prompt_of(vocabulary: int, length: int, seed: int, text: list[int] | None = 
     return torch.randint(0, vocabulary, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
+def reached(model: Any, contexts: tuple[int, ...], tokens: int) -> None:
+    """Refuses contexts that leave no room for an answer in the model's own."""
+    reach = model.config.max_position_embeddings
+    most = reach - tokens - 1
+    if most < 2:
+        raise Invalid(f"{tokens} tokens a round leave no room for a context: this model reaches {reach}")
+    for context in contexts:
+        if not 2 <= context <= most:
+            raise Invalid(f"contexts are 2 to {most} tokens with this model; got {context}")
+
+
 def measure(
     models: tuple[Any, Any, Any], name: str, contexts: tuple[int, ...], tokens: int, rounds: int, text: list[int] | None = None
 ) -> Iterator[list[Row]]:
@@ -145,10 +156,7 @@ def measure(
         Broken: tokens differ in float32.
     """
     ours, theirs, tokenizer = models
-    reach = theirs.config.max_position_embeddings
-    for context in contexts:
-        if not 2 <= context <= reach - tokens - 1:
-            raise Invalid(f"contexts are 2 to {reach - tokens - 1} tokens with this model; got {context}")
+    reached(theirs, contexts, tokens)
     threads = torch.get_num_threads()
     for context in contexts:
         ids = prompt_of(theirs.config.vocab_size, context, 0, text)

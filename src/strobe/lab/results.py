@@ -13,6 +13,7 @@ import json
 import platform
 import re
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -67,6 +68,20 @@ def document(rows: list[Row], machine: Machine, command: str, **more: Any) -> di
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "rows": [row.as_dict() for row in rows],
     }
+
+
+def writable(folder: Path) -> None:
+    """Tries, before anything is measured, whether a file can be written where a folder is or will be; leaves nothing behind.
+
+    Raises:
+        Invalid: it cannot.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise Invalid(f"results cannot be written to {folder}: {error.strerror}; give another folder with --out") from None
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

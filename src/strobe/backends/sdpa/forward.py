@@ -1,7 +1,8 @@
 """torch's flash kernel for CPUs, a sequence at a time, with the queries of a group packed.
 
 The H / G query heads that share a key head become rows of one head, so keys are read once and never repeated:
-[T, H, D] → [G, T · H/G, D]. Where not every query sees every key, the mask is spelled out for the rows.
+[T, H, D] → [G, T · H/G, D]. Few keys in float32 are read by each head apart. Where not every query sees every key,
+the mask is spelled out for the rows.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from strobe.backends.sdpa.offer import APART_UP_TO
 from strobe.errors import Invalid
 from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.masks import Grid, Mask
@@ -90,15 +92,18 @@ def _one(q: Tensor, k: Tensor, v: Tensor, mask: Mask, first: int, problem: Probl
 
 def _rows(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
     """torch's kernel on the rows of one sequence; `seen` is bool `[T, S]`."""
-    T, S, H, G = q.shape[0], k.shape[0], problem.H, problem.G
+    T, S, H, G, D = q.shape[0], k.shape[0], problem.H, problem.G, problem.D
     if S == 0:
         return q.new_zeros((T, H, problem.V)), q.new_full((T, H), -torch.inf, dtype=torch.float32)
-    rows = q.reshape(T, G, H // G, problem.D).transpose(0, 1).reshape(1, G, T * (H // G), problem.D)
+    apart = H // G if q.dtype == torch.float32 and S <= APART_UP_TO else 1
+    packed = H // G // apart
+    rows = q.reshape(T, G, apart, packed, D).permute(1, 2, 0, 3, 4).reshape(G, apart, T * packed, D)
+    k, v = (x.transpose(0, 1)[:, None].expand(G, apart, S, -1) for x in (k, v))
     bias = None
     if not bool(seen.all()):
-        bias = torch.zeros((T, S), dtype=q.dtype).masked_fill(~seen, -torch.inf).repeat_interleave(H // G, 0)[None, None]
-    out, lse = _flash(rows, k.transpose(0, 1)[None], v.transpose(0, 1)[None], attn_mask=bias, scale=problem.scale)
-    out = out[0].reshape(G, T, H // G, problem.V).transpose(0, 1).reshape(T, H, problem.V)
-    lse = lse.reshape(G, T, H // G).transpose(0, 1).reshape(T, H)
+        bias = torch.zeros((T, S), dtype=q.dtype).masked_fill(~seen, -torch.inf).repeat_interleave(packed, 0)[None, None]
+    out, lse = _flash(rows, k, v, attn_mask=bias, scale=problem.scale)
+    out = out.reshape(G, apart, T, packed, problem.V).permute(2, 0, 1, 3, 4).reshape(T, H, problem.V)
+    lse = lse.reshape(G, apart, T, packed).permute(2, 0, 1, 3).reshape(T, H)
     blind = ~seen.any(-1)
     return out.masked_fill(blind[:, None, None], 0.0), lse.masked_fill(blind[:, None], -torch.inf)
