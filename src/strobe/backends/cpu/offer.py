@@ -12,7 +12,7 @@ from strobe.problem import Problem
 DTYPES = ("float32", "bfloat16", "float16")
 WIDEST = 576
 # Rows (queries × heads of a group) of the kernels whose lanes are the width, on tiles and else, and keys of their blocks.
-FEW_ROWS_ON_TILES, FEW_ROWS = 16, 8
+FEW_ROWS_ON_TILES, FEW_ROWS = 64, 8
 KEYS = 64
 MOST_MARKS = 4
 CHUNK = 192  # keys whose gradients are gathered while all rows pass

@@ -13,10 +13,11 @@
 namespace strobe {
 namespace {
 
-constexpr size_t PACKED_LIMIT = size_t{256} << 20;  // bytes of packed keys at once; more pairs wait for the next wave
-constexpr int64_t PARTS_PER_THREAD = 4;             // with uneven tiles, so that no thread waits long for the last one
-constexpr int64_t SIDE_BY_SIDE = 4096;              // bytes of a token's keys that are worth reading in one go
-constexpr int64_t LEAST_KEYS = 256;                 // a part with fewer costs more to merge than to compute
+constexpr size_t PACKED_LIMIT =
+    size_t{4} << 20;  // bytes of packed keys at once and thread, so that caches keep them; more pairs wait for the next wave
+constexpr int64_t PARTS_PER_THREAD = 4;  // with uneven tiles, so that no thread waits long for the last one
+constexpr int64_t SIDE_BY_SIDE = 4096;   // bytes of a token's keys that are worth reading in one go
+constexpr int64_t LEAST_KEYS = 256;      // a part with fewer costs more to merge than to compute
 
 struct Pair {
   Rows rows;
@@ -144,7 +145,7 @@ class Run {
       size_t bytes = 0;
       for (last = first; last < count; last++) {
         size_t more = static_cast<size_t>(pairs_[last].blocks) * block;
-        if (last > first && bytes + more > PACKED_LIMIT) break;
+        if (last > first && bytes + more > PACKED_LIMIT * static_cast<size_t>(call_.threads)) break;
         pairs_[last].packed = bytes;
         bytes += more;
       }

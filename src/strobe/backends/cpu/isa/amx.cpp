@@ -18,16 +18,17 @@
 namespace strobe {
 extern const InstructionSet avx512_set;
 
-extern const InstructionSet amx_set = {{amx::AMX_ROWS, amx::AMX_BLOCK, amx::amx_bytes, amx::attend_amx, amx::block_bytes, amx::pack},
-                                       {amx::AMX_FEW_ROWS, amx::FEW_KEYS, amx::amx_few_bytes, amx::attend_amx_few, nullptr, nullptr},
-                                       amx::amx_few_takes,
-                                       amx::amx_many_takes,
-                                       amx::merge_partials,
-                                       amx::merge_states,
-                                       amx::copy_row,
-                                       amx::arrange_linear,
-                                       amx::linear,
-                                       &avx512_set,
-                                       nullptr};
+extern const InstructionSet amx_set = {
+    {amx::AMX_ROWS, amx::AMX_BLOCK, amx::amx_bytes, amx::attend_amx, amx::block_bytes, amx::pack},
+    {amx::MOST_SETS * amx::AMX_FEW_ROWS, amx::FEW_KEYS, amx::amx_few_bytes, amx::attend_amx_few, nullptr, nullptr},
+    amx::amx_few_takes,
+    amx::amx_many_takes,
+    amx::merge_partials,
+    amx::merge_states,
+    amx::copy_row,
+    amx::arrange_linear,
+    amx::linear,
+    &avx512_set,
+    nullptr};
 }  // namespace strobe
 #endif
