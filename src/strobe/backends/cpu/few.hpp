@@ -84,13 +84,13 @@ class Fetcher {
 struct Fetchers {
   Fetcher k, v;
 };
-// What lies so many tokens after what these heads read.
-static Fetchers fetchers(const Piece *pieces, int heads, int64_t k_ahead, int64_t v_ahead) {
+// What lies `ahead` tokens after what these heads read.
+static Fetchers fetchers(const Piece *pieces, int heads, int64_t ahead) {
   const Piece &piece = pieces[0];
   int64_t bytes = dtype_bytes(piece.call->dtype);
   int64_t k_head = heads > 1 ? pieces[1].keys->k - piece.keys->k : 0, v_head = heads > 1 ? pieces[1].keys->v - piece.keys->v : 0;
-  return {Fetcher(piece, false, piece.call->D * bytes, k_ahead, heads, k_head),
-          Fetcher(piece, true, piece.call->V * bytes, v_ahead, heads, v_head)};
+  return {Fetcher(piece, false, piece.call->D * bytes, ahead, heads, k_head),
+          Fetcher(piece, true, piece.call->V * bytes, ahead, heads, v_head)};
 }
 
 // WIDTH is that of keys and values, 0 where only the call knows; a row of a known one in lines.
@@ -281,7 +281,7 @@ template <int WIDTH, class T>
 static void attend_few(const Piece *pieces, int heads) {
   FewScratch &f = *reinterpret_cast<FewScratch *>(pieces[0].scratch);
   Scoring how = scoring(*pieces[0].call);
-  Fetchers next = fetchers(pieces, heads, FEW_KEYS, FEW_KEYS);
+  Fetchers next = fetchers(pieces, heads, FEW_KEYS);
   for (int h = 0; h < heads; h++) load_few<T>(pieces[h], f.heads[h]);
   for (int64_t k0 = pieces[0].key0; k0 < pieces[0].key1; k0 += FEW_KEYS) {
     for (int h = 0; h < heads; h++) {

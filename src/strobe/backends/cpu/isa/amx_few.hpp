@@ -1,8 +1,9 @@
-// Few rows of bfloat16 on AMX: memory is the limit, so keys are read once, in place.
+// Few rows of bfloat16 on AMX, neither keys nor values repacked: memory is the limit, so every byte is touched once.
 //
-// Sᵀ = K·Qᵀ takes 16 keys as they lie for its first operand, up to 16 rows fill the second. O = P·V takes pairs of values side
-// by side for its second operand: those of keys j and j + 16 of a chunk of 32, because the weights of these two are what two
-// tiles of Sᵀ hold at the same place. More than 16 rows are sets that take each block of keys one after the other.
+// Sᵀ = K·Qᵀ takes 16 keys as they lie for its first operand, up to 16 rows fill the second. O = P·V takes 16 values as they
+// lie for its *second* operand, where a dword holds two columns of one key; so the weights go in twice, as (p, 0) for the
+// even columns and (0, p) for the odd ones. That is twice the multiplications, and no shuffling of V. More than 16 rows are
+// sets that take each block of keys one after the other.
 #pragma once
 
 #include "../few.hpp"
@@ -15,13 +16,12 @@ constexpr int AMX_FEW_ROWS = 16;          // of a tile
 constexpr int MOST_SETS = 4;              // of sixteen rows; for more, packing keys pays
 constexpr int GROUP = 16;                 // keys of a tile
 constexpr int GROUPS = FEW_KEYS / GROUP;  // of a block
-constexpr int KEY_CHUNKS = FEW_KEYS / CHUNK;
-constexpr int AHEAD = 96;          // keys between what is computed and what is fetched
-constexpr int LEAST_AMX_ROWS = 3;  // fewer are faster without tiles
+constexpr int AHEAD = 96;                 // keys between what is computed and what is fetched
+constexpr int LEAST_AMX_ROWS = 3;         // fewer are faster without tiles
 
 struct AmxFewHead {
   alignas(64) bf16 q[AMX_FEW_ROWS * MAX_WIDTH];   // [chunk of D] tiles of pairs
-  alignas(64) float o[AMX_FEW_ROWS * MAX_WIDTH];  // [chunk of V][first four, last four of eight columns] tiles
+  alignas(64) float o[AMX_FEW_ROWS * MAX_WIDTH];  // [chunk of V][even, odd columns] tiles
   alignas(64) float l[AMX_FEW_ROWS][GROUP];       // sums by the key's place in its group
   alignas(64) float m[AMX_FEW_ROWS], slope[AMX_FEW_ROWS], position[AMX_FEW_ROWS];
   alignas(64) int32_t lo[AMX_FEW_ROWS], hi[AMX_FEW_ROWS];
@@ -36,16 +36,14 @@ struct EvenRows {
 };
 struct AmxFewBlock {  // of one head
   alignas(64) float s[FEW_KEYS][AMX_FEW_ROWS];
-  alignas(64) uint32_t p[KEY_CHUNKS][AMX_FEW_ROWS][GROUP];  // two keys' weights; rows that are not there hold anything
+  alignas(64) uint32_t p[GROUPS][2][AMX_FEW_ROWS][GROUP];                         // the last rows of sixteen, if not there, hold anything
   alignas(64) bf16 k_copy[GROUP * MAX_WIDTH], v_copy[GROUPS][GROUP * MAX_WIDTH];  // groups that do not lie evenly
   EvenRows v[GROUPS];
-  bf16 *pairs;  // [chunk of keys][chunk of V][first four, last four of eight columns] tiles of two keys' values
   int64_t k0;
   int head, count, groups;  // keys; tiles of keys
 };
 struct AmxFewScratch {
   AmxFewBlock blocks[2];
-  alignas(64) bf16 pairs[2][FEW_KEYS * MAX_WIDTH];
   alignas(64) float row[MAX_WIDTH];
   AmxFewHead heads[MOST_HEADS * MOST_SETS];
 };
@@ -220,93 +218,45 @@ static void rescale(int64_t V, AmxFewHead &head, vec now) {
   }
 }
 
-// Work of the vector unit in units, so that it can be spread between tile products.
-class Units {
- public:
-  explicit Units(int count) : count_(count) {}
-  // What is due at step `i` of `steps`.
-  template <class Unit>
-  inline __attribute__((always_inline)) void step(int i, int steps, Unit unit) {
-    for (int due = count_ * i / steps; done_ < due; done_++) unit(done_);
-  }
-
- private:
-  int count_, done_ = 0;
-};
-
-// Scores to weights: a unit is 32 keys and four rows.
+// Scores to weights, in units of sixteen keys and four rows, so that they can be spread between tile products.
 class Weights {
  public:
   Weights(const Scoring &how, AmxFewHead &head, AmxFewBlock &b)
-      : head_(head), block_(b), factor_(set1(how.exponent())), quads_((head.rows + 3) / 4), units_(quads_ * ((b.groups + 1) / 2)) {
+      : head_(head), block_(b), factor_(set1(how.exponent())), quads_((head.rows + 3) / 4), units_(quads_ * b.groups) {
     store(base_, zero_if_minus_infinity(load(head.m)));
   }
+  // Step `i` of `steps`.
   inline __attribute__((always_inline)) void step(int i, int steps) {
-    units_.step(i, steps, [&](int n) __attribute__((always_inline)) { unit(n / quads_, n % quads_ * 4); });
+    for (int due = units_ * i / steps; done_ < due; done_++) unit(done_ / quads_, done_ % quads_ * 4);
   }
 
  private:
-  inline __attribute__((always_inline)) void unit(int chunk, int r0) {
-    const __m512i half = _mm512_set1_epi32(0x8000);
-    vec first[4], second[4] = {set1(0), set1(0), set1(0), set1(0)};
-    weigh(2 * chunk, r0, first);
-    if (2 * chunk + 1 < block_.groups) weigh(2 * chunk + 1, r0, second);
+  inline __attribute__((always_inline)) void unit(int g, int r0) {
+    const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+    vec w[4];
+    four_rows(block_.s[g * GROUP] + r0, w);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-      store(head_.l[r0 + i], add(load(head_.l[r0 + i]), add(first[i], second[i])));
-      __m512i low = _mm512_add_epi32(_mm512_castps_si512(first[i]), half), high = _mm512_add_epi32(_mm512_castps_si512(second[i]), half);
-      _mm512_store_si512(block_.p[chunk][r0 + i], _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(low, 16), high));
+      w[i] = exp2_quick(fms(w[i], factor_, set1(base_[r0 + i])));
+      store(head_.l[r0 + i], add(load(head_.l[r0 + i]), w[i]));
+      __m512i rounded = _mm512_add_epi32(_mm512_castps_si512(w[i]), half);
+      _mm512_store_si512(block_.p[g][0][r0 + i], _mm512_srli_epi32(rounded, 16));
+      _mm512_store_si512(block_.p[g][1][r0 + i], _mm512_and_si512(rounded, upper));
     }
-  }
-  inline __attribute__((always_inline)) void weigh(int group, int r0, vec *w) {
-    four_rows(block_.s[group * GROUP] + r0, w);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) w[i] = exp2_quick(fms(w[i], factor_, set1(base_[r0 + i])));
   }
 
   AmxFewHead &head_;
   AmxFewBlock &block_;
   alignas(64) float base_[AMX_FEW_ROWS];
   vec factor_;
-  int quads_;
-  Units units_;
+  int quads_, units_, done_ = 0;
 };
 
-// Values of two keys side by side: a unit is one pair of keys. The halves of a vector's quarters interleave, which puts the
-// first four of eight columns into one tile and the last four into another.
-template <int CHUNKS>
-class Pairing {
- public:
-  Pairing(const AmxFewBlock &b, int64_t V, bool due)
-      : block_(b), chunks_(CHUNKS ? CHUNKS : static_cast<int>(V / CHUNK)), units_(due ? (b.groups + 1) / 2 * GROUP : 0) {}
-  inline __attribute__((always_inline)) void step(int i, int steps) {
-    units_.step(i, steps, [&](int n) __attribute__((always_inline)) { unit(n / GROUP, n % GROUP); });
-  }
-
- private:
-  inline __attribute__((always_inline)) void unit(int chunk, int j) {
-    const bf16 *first = block_.v[2 * chunk].row(j);
-    const bf16 *second = 2 * chunk + 1 < block_.groups ? block_.v[2 * chunk + 1].row(j) : nullptr;
-    bf16 *to = block_.pairs + static_cast<int64_t>(chunk) * chunks_ * 2 * TILE + j * CHUNK;
-#pragma GCC unroll 4
-    for (int c = 0; c < (CHUNKS ? CHUNKS : chunks_); c++, to += 2 * TILE) {
-      __m512i a = _mm512_loadu_si512(first + c * CHUNK), b = second ? _mm512_loadu_si512(second + c * CHUNK) : _mm512_setzero_si512();
-      _mm512_store_si512(to, _mm512_unpacklo_epi16(a, b));
-      _mm512_store_si512(to + TILE, _mm512_unpackhi_epi16(a, b));
-    }
-  }
-
-  const AmxFewBlock &block_;
-  int chunks_;
-  Units units_;
-};
-
-// `step` is called after every two products.
 template <int CHUNKS, class Step>
-static inline __attribute__((always_inline)) void gather_groups(int64_t V, AmxFewHead &head, const AmxFewBlock &b, Fetcher &next,
+static inline __attribute__((always_inline)) void gather_groups(const Piece &piece, AmxFewHead &head, const AmxFewBlock &b, Fetcher &next,
                                                                 Step step) {
-  const int chunks = CHUNKS ? CHUNKS : static_cast<int>(V / CHUNK);
-  const int share = (CHUNK / 2 + chunks - 1) / chunks;  // rows to fetch before each tile
+  const int chunks = CHUNKS ? CHUNKS : static_cast<int>(piece.call->V / CHUNK);
+  const int share = (GROUP + chunks - 1) / chunks;  // rows to fetch before each tile
   for (int c = 0; c < chunks; c += 2) {
     float *o = head.o + c * TILE;
     bool two = c + 1 < chunks;
@@ -316,25 +266,20 @@ static inline __attribute__((always_inline)) void gather_groups(int64_t V, AmxFe
       _tile_loadd(2, o + 512, 64);
       _tile_loadd(3, o + 768, 64);
     }
-    for (int k = 0; k < (b.groups + 1) / 2; k++) {
-      const bf16 *v = b.pairs + static_cast<int64_t>(k * chunks + c) * 2 * TILE;
-      _tile_loadd(4, b.p[k], 64);
+    for (int g = 0; g < b.groups; g++) {
+      _tile_loadd(4, b.p[g][0], 64);
+      _tile_loadd(5, b.p[g][1], 64);
       next.rows<CHUNKS>(share);
-      _tile_loadd(5, v, 64);
-      _tile_dpbf16ps(0, 4, 5);
-      next.rows<CHUNKS>(share);
-      _tile_loadd(6, v + TILE, 64);
-      _tile_dpbf16ps(1, 4, 6);
-      step();
+      _tile_loadd(6, b.v[g].at + c * 64, b.v[g].step);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 5, 6);
       if (two) {
         next.rows<CHUNKS>(share);
-        _tile_loadd(7, v + 2 * TILE, 64);
+        _tile_loadd(7, b.v[g].at + c * 64 + 64, b.v[g].step);
         _tile_dpbf16ps(2, 4, 7);
-        next.rows<CHUNKS>(share);
-        _tile_loadd(5, v + 3 * TILE, 64);
-        _tile_dpbf16ps(3, 4, 5);
-        step();
+        _tile_dpbf16ps(3, 5, 7);
       }
+      step();
     }
     _tile_stored(0, o, 64);
     _tile_stored(1, o + 256, 64);
@@ -349,11 +294,9 @@ static inline __attribute__((always_inline)) void gather_groups(int64_t V, AmxFe
 static void gather_seen_groups(const Piece &piece, AmxFewHead &head, const AmxFewBlock &b) {
   for (int r = 0; r < head.rows; r++) {
     for (int64_t d = 0; d < piece.call->V; d++) {
-      float *o = head.o + (d / CHUNK) * TILE + d % 8 / 4 * 256 + r * 16 + d % CHUNK / 8 * 4 + d % 4;
-      for (int64_t j = most(0, head.lo[r] - b.k0); j < least(b.count, head.hi[r] - b.k0); j++) {
-        uint32_t pair = b.p[j / CHUNK][r][j % GROUP];
-        *o += from_bits(j / GROUP % 2 ? pair & 0xffff0000 : pair << 16) * widen_one(b.v[j / GROUP].row(j % GROUP)[d]);
-      }
+      float *o = head.o + (d / CHUNK) * TILE + (d % 2) * 256 + r * 16 + (d % CHUNK) / 2;
+      for (int64_t j = most(0, head.lo[r] - b.k0); j < least(b.count, head.hi[r] - b.k0); j++)
+        *o += from_bits(b.p[j / GROUP][1][r][j % GROUP]) * widen_one(b.v[j / GROUP].row(j % GROUP)[d]);
     }
   }
 }
@@ -368,14 +311,14 @@ static bool finite_values(const AmxFewBlock &b, int64_t V) {
 }
 
 static void finish_amx_few(const Piece &piece, int first_row, const AmxFewHead &head, float *row) {
-  const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
   RowAt at = row_at(*piece.rows, piece.row0 + first_row);
   for (int r = 0; r < head.rows; r++, at = next_row(*piece.rows, at)) {
     for (int64_t c = 0; c < piece.call->V / CHUNK; c++) {
-      vec first = load(head.o + c * TILE + r * 16), last = load(head.o + c * TILE + 256 + r * 16);
-      store(row + c * CHUNK, _mm512_permutex2var_ps(first, low, last));
-      store(row + c * CHUNK + 16, _mm512_permutex2var_ps(first, high, last));
+      vec even = load(head.o + c * TILE + r * 16), odd = load(head.o + c * TILE + 256 + r * 16);
+      store(row + c * CHUNK, _mm512_permutex2var_ps(even, low, odd));
+      store(row + c * CHUNK + 16, _mm512_permutex2var_ps(even, high, odd));
     }
     finish_row(piece, first_row + r, at, head.m[r], sum(load(head.l[r])), row);
   }
@@ -383,15 +326,14 @@ static void finish_amx_few(const Piece &piece, int first_row, const AmxFewHead &
 
 // A head's block goes through three stages: scores, weights, gathering. Three blocks are under way at once, one in each, so
 // that the tile unit, the vector unit and memory all have work; what is fetched is spread over all of it. Sets of rows are
-// heads with the same keys, which only the first fetches and pairs.
+// heads with the same keys, which only the first fetches.
 template <int CHUNKS>
 static void attend_amx_few_of(const Piece *pieces, int heads) {
   const strobe_attention &call = *pieces[0].call;
   TileScope tiles;
   AmxFewScratch &f = *reinterpret_cast<AmxFewScratch *>(pieces[0].scratch);
   Scoring how = scoring(call);
-  // values are paired while their keys' scores become weights, a block before they are gathered
-  Fetchers next = heads == 1 ? fetchers(pieces, 1, AHEAD, AHEAD + FEW_KEYS) : fetchers(pieces, heads, FEW_KEYS, FEW_KEYS), nothing_more;
+  Fetchers next = fetchers(pieces, heads, heads == 1 ? AHEAD : FEW_KEYS), nothing_more;
   const int sets = (pieces[0].row_count + AMX_FEW_ROWS - 1) / AMX_FEW_ROWS, all = heads * sets;
   for (int i = 0; i < all; i++) load_amx_few(pieces[i / sets], i % sets * AMX_FEW_ROWS, f.heads[i]);
   int64_t key0 = pieces[0].key0, items = (pieces[0].key1 - key0 + FEW_KEYS - 1) / FEW_KEYS * all;
@@ -399,7 +341,6 @@ static void attend_amx_few_of(const Piece *pieces, int heads) {
   auto fetch = [&](const AmxFewBlock &b) -> Fetchers & { return b.head % sets == 0 ? next : nothing_more; };
   auto begin = [&](AmxFewBlock &b, int64_t item) {
     b.head = static_cast<int>(item % all), b.k0 = key0 + item / all * FEW_KEYS;
-    b.pairs = f.pairs[item / sets % 2];
     b.count = static_cast<int>(least(FEW_KEYS, piece(b).key1 - b.k0)), b.groups = (b.count + GROUP - 1) / GROUP;
   };
   auto nothing = [] {};
@@ -409,7 +350,7 @@ static void attend_amx_few_of(const Piece *pieces, int heads) {
     if (differ && !finite_values(b, call.V)) {
       gather_seen_groups(piece(b), head, b);
     } else {
-      gather_groups<CHUNKS>(call.V, head, b, fetch(b).v, step);
+      gather_groups<CHUNKS>(piece(b), head, b, fetch(b).v, step);
     }
   };
   auto score = [&](AmxFewBlock &b, auto step)
@@ -426,12 +367,11 @@ static void attend_amx_few_of(const Piece *pieces, int heads) {
       rescale(call.V, head, greatest_scores);
     }
     Weights weights(how, head, now);
-    Pairing<CHUNKS> pairing(now, call.V, now.head % sets == 0);
-    int steps = (waiting ? KEY_CHUNKS * static_cast<int>(width_chunks(call.V)) : 0) + (item + 1 < items ? GROUPS : 0), i = 0;
-    auto step = [&]() __attribute__((always_inline)) { weights.step(++i, steps), pairing.step(i, steps); };
+    int steps = (waiting ? GROUPS * static_cast<int>(width_chunks(call.V) + 1) / 2 : 0) + (item + 1 < items ? GROUPS : 0), i = 0;
+    auto step = [&]() __attribute__((always_inline)) { weights.step(++i, steps); };
     if (waiting) gather(other, step);
     if (item + 1 < items) begin(other, item + 1), score(other, step);
-    weights.step(1, 1), pairing.step(1, 1);
+    weights.step(1, 1);
   }
   if (items > 0) gather(f.blocks[(items - 1) % 2], nothing);
   for (int i = 0; i < all; i++) finish_amx_few(pieces[i / sets], i % sets * AMX_FEW_ROWS, f.heads[i], f.row);
