@@ -21,6 +21,9 @@ struct Range {
   bool whole;    // all keys of the pair: its share is dQ, and needs no place of its own
   size_t share;  // else where it lies
 };
+struct BiasPart {  // of the bias; what all share is in every part
+  int64_t b0, b1, g0, g1, t0, t1, key0, key1;
+};
 struct Shared {
   int64_t pair, first, last;  // the ranges of a pair that was cut
 };
@@ -33,12 +36,14 @@ class Backward {
   int32_t all() {
     for (int64_t i = 0; i < forward_.B * forward_.G; i++) pairs_.push_back(pair_of(i / forward_.G, i % forward_.G));
     cut();
+    cut_bias();
     char *shares = shared_scratch().reserve(share_bytes_);
     if (!shares) return STROBE_NO_MEMORY;
     int64_t count = static_cast<int64_t>(pairs_.size()), steps = (longest_ + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
     size_t own = round_up(static_cast<int64_t>(kernel_.scratch_bytes(forward_)), 64);
     std::atomic<int32_t> code{STROBE_OK};
-    Counter before(count * steps), ranges(static_cast<int64_t>(ranges_.size())), after(static_cast<int64_t>(cut_.size()) * steps);
+    Counter before(count * steps), ranges(static_cast<int64_t>(ranges_.size())), after(static_cast<int64_t>(cut_.size()) * steps),
+        biased(static_cast<int64_t>(bias_.size()));
     int team = static_cast<int>(least(team_size(forward_.threads), most(1, static_cast<int64_t>(ranges_.size()))));
     auto work_on = [&](auto barrier) {
       FlushSubnormals mode;
@@ -48,6 +53,7 @@ class Backward {
       while (scratch && before.take(&i)) deltas(pairs_[i / steps], i % steps);
       barrier();
       while (scratch && ranges.take(&i)) take(ranges_[i], shares, scratch, scratch + own);
+      while (scratch && biased.take(&i)) add_bias(bias_[i], scratch);
       barrier();
       while (scratch && after.take(&i)) sum(cut_[i / steps], i % steps, shares, scratch);
       thread_scratch().trim();
@@ -86,6 +92,7 @@ class Backward {
       return p ? static_cast<char *>(p) + (b * strides[0] + start * strides[1] + g * strides[2]) * bytes : nullptr;
     };
     pair.dk = keys(call_.dk, call_.dk_strides), pair.dk_token = call_.dk_strides[1] * bytes;
+    pair.dbias = call_.dbias, pair.dbias_strides = call_.dbias_strides;
     pair.dv = keys(call_.dv, call_.dv_strides), pair.dv_token = call_.dv_strides[1] * bytes;
     return pair;
   }
@@ -120,6 +127,28 @@ class Backward {
     }
   }
 
+  // Parts that share no number of the bias, so that each is one thread's.
+  void cut_bias() {
+    if (!call_.dbias) return;
+    const int64_t *own = call_.dbias_strides;
+    int64_t group = forward_.G ? forward_.H / forward_.G : 1, keys = 0, queries = longest_ / most(1, group);
+    for (const GradientPair &pair : pairs_) keys = most(keys, pair.keys.count);
+    int64_t by_b = own[0] ? 1 : forward_.B, by_g = own[1] ? 1 : forward_.G, by_t = own[2] ? most(1, ROWS_AT_ONCE / group) : queries,
+            by_key = own[3] ? kernel_.keys : keys;
+    for (int64_t b = 0; b < forward_.B; b += by_b)
+      for (int64_t g = 0; g < forward_.G; g += by_g)
+        for (int64_t t = 0; t < queries; t += by_t)
+          for (int64_t key = 0; key < keys; key += by_key) bias_.push_back({b, b + by_b, g, g + by_g, t, t + by_t, key, key + by_key});
+  }
+
+  void add_bias(const BiasPart &part, char *scratch) const {
+    for (int64_t b = part.b0; b < part.b1; b++)
+      for (int64_t g = part.g0; g < part.g1; g++) {
+        const GradientPair &pair = pairs_[b * forward_.G + g];
+        kernel_.add_bias(pair, part.t0 * pair.rows.group, part.t1 * pair.rows.group, part.key0, part.key1, scratch);
+      }
+  }
+
   void deltas(const GradientPair &pair, int64_t step) const {
     int64_t row0 = step * ROWS_AT_ONCE, row1 = least(pair.rows.count, row0 + ROWS_AT_ONCE);
     if (row0 < row1) kernel_.deltas(pair, row0, row1);
@@ -146,6 +175,7 @@ class Backward {
   std::vector<GradientPair> pairs_;
   std::vector<Range> ranges_;
   std::vector<Shared> cut_;
+  std::vector<BiasPart> bias_;
   int64_t longest_ = 0;
   size_t share_bytes_ = 0;
 };

@@ -8,7 +8,7 @@
 // - What dV and dK gain, P dO and dS Q, broadcasts numbers of P and dS against vectors of dO and Q along their width.
 #pragma once
 
-#include "gradients.hpp"
+#include "gradient_rows.hpp"
 #include "tile.hpp"
 
 namespace strobe {
@@ -16,20 +16,13 @@ namespace STROBE_ISA {
 
 constexpr int CHUNK = 2 * BLOCK;  // keys whose dK and dV stay in the second cache while all rows pass
 
-struct GradientSub {
-  float lse[SUB_ROWS], delta[SUB_ROWS], slope[SUB_ROWS], position[SUB_ROWS];
-  int32_t lo[SUB_ROWS], hi[SUB_ROWS], t[SUB_ROWS], h[SUB_ROWS];
-  int64_t least_lo, most_lo, least_hi, most_hi;
-  int rows, vectors;
-  int finite;  // of the rows' numbers and the chunk's keys and values, 0 or 1; -1: nobody has looked
-};
-
 struct GradientScratch {
   GradientSub sub;
   alignas(64) float p[BLOCK * SUB_ROWS];
   alignas(64) float ds[BLOCK * SUB_ROWS];
   alignas(64) int32_t hidden[BLOCK * SUB_ROWS];
   alignas(64) float keep[BLOCK * SUB_ROWS];
+  alignas(64) float bias[BLOCK * SUB_ROWS];
 };
 struct GradientArrays {
   GradientScratch *fixed;
@@ -67,33 +60,6 @@ static size_t share_bytes(const strobe_attention &call, int64_t rows) {
   return static_cast<size_t>(share_floats(call, rows)) * sizeof(float);
 }
 
-template <class T>
-static float product(const char *a, const char *b, int64_t n) {
-  const T *x = reinterpret_cast<const T *>(a), *y = reinterpret_cast<const T *>(b);
-  vec total = set1(0);
-  int64_t c = 0;
-  for (; c + W <= n; c += W) total = fma(load(x + c), load(y + c), total);
-  if (c < n) total = fma(load_part(x + c, static_cast<int>(n - c)), load_part(y + c, static_cast<int>(n - c)), total);
-  return sum(total);
-}
-
-// delta = dO · O - dlse. A row that sees no key has lse -inf and passes nothing on.
-static void deltas(const GradientPair &pair, int64_t row0, int64_t row1) {
-  const strobe_attention &call = *pair.call;
-  RowAt at = row_at(pair.rows, row0);
-  for (int64_t i = row0; i < row1; i++, at = next_row(pair.rows, at)) {
-    const char *dout = row_of(pair.dout, at), *out = pair.rows.out + at.t * pair.rows.out_token + at.h * pair.rows.out_head;
-    float lse, dlse = 0, delta = 0;
-    memcpy(&lse, pair.rows.lse + at.t * pair.rows.lse_token + at.h * pair.rows.lse_head, sizeof lse);
-    if (pair.dlse.at) memcpy(&dlse, row_of(pair.dlse, at), sizeof dlse);
-    if (call.dtype == STROBE_F32) delta = product<float>(dout, out, call.V);
-    if (call.dtype == STROBE_BF16) delta = product<bf16>(dout, out, call.V);
-    if (call.dtype == STROBE_F16) delta = product<f16>(dout, out, call.V);
-    delta = lse == MINUS_INFINITY ? 0 : delta - dlse;
-    memcpy(row_of(pair.delta, at), &delta, sizeof delta);
-  }
-}
-
 // X [rows][pitch] to Xᵀ [width][lanes]; lanes past the last row repeat it, and nothing is taken from them.
 static void transpose_rows(const float *x, int64_t pitch, int rows, int lanes, int64_t width, float *to) {
   for (int i = 0; i < lanes; i += W)
@@ -106,99 +72,19 @@ static void transpose_rows(const float *x, int64_t pitch, int rows, int lanes, i
 }
 
 // False where the rows see none of the keys key0 … key1 - 1.
-static bool load_gradient_sub(const GradientPair &pair, int64_t row0, int64_t key0, int64_t key1, GradientArrays &a) {
+static bool load_rows(const GradientPair &pair, int64_t row0, int64_t key0, int64_t key1, GradientArrays &a) {
   const strobe_attention &call = *pair.call;
-  GradientSub &sub = a.fixed->sub;
-  sub.rows = static_cast<int>(least(SUB_ROWS, pair.rows.count - row0));
-  int64_t lo, hi;
-  visible(call, pair.rows, pair.keys.count, row_at(pair.rows, row0).t, &lo, &hi);
-  if (lo >= key1) return false;
-  visible(call, pair.rows, pair.keys.count, row_at(pair.rows, row0 + sub.rows - 1).t, &lo, &hi);
-  if (hi <= key0) return false;
-
-  sub.vectors = (sub.rows + W - 1) / W;
-  sub.least_lo = sub.least_hi = INT32_MAX;
-  sub.most_lo = sub.most_hi = 0;
-  sub.finite = -1;
-  int lanes = sub.vectors * W;
+  const GradientSub &sub = a.fixed->sub;
+  if (!load_gradient_sub(pair, row0, SUB_ROWS, key0, key1, a.fixed->sub)) return false;
   RowAt at = row_at(pair.rows, row0);
-  for (int i = 0; i < lanes; i++, at = i < sub.rows ? next_row(pair.rows, at) : at) {
-    visible(call, pair.rows, pair.keys.count, at.t, &lo, &hi);
-    lo = clamp(lo, key0, key1), hi = clamp(hi, key0, key1);
-    sub.lo[i] = static_cast<int32_t>(lo), sub.hi[i] = static_cast<int32_t>(hi);
-    sub.least_lo = least(sub.least_lo, lo), sub.most_lo = most(sub.most_lo, lo);
-    sub.least_hi = least(sub.least_hi, hi), sub.most_hi = most(sub.most_hi, hi);
-    sub.t[i] = static_cast<int32_t>(at.t), sub.h[i] = static_cast<int32_t>(pair.rows.head + at.h);
-    sub.position[i] = static_cast<float>(pair.rows.first + at.t);
-    sub.slope[i] = pair.rows.slopes ? pair.rows.slopes[pair.rows.head + at.h] : 0;
-    memcpy(&sub.lse[i], pair.rows.lse + at.t * pair.rows.lse_token + at.h * pair.rows.lse_head, sizeof(float));
-    memcpy(&sub.delta[i], row_of(pair.delta, at), sizeof(float));
-    if (sub.lse[i] == MINUS_INFINITY) sub.lse[i] = 0;  // weights are 0 then: the scores are -inf too, or no key is seen
-    if (i >= sub.rows) continue;
+  for (int i = 0; i < sub.rows; i++, at = next_row(pair.rows, at)) {
     const char *q = query_at(pair.rows, at), *dout = row_of(pair.dout, at);
     widen_rows(&q, call.dtype, 1, call.D, a.q + i * a.key_pitch);
     widen_rows(&dout, call.dtype, 1, call.V, a.dout + i * a.value_pitch);
   }
-  transpose_rows(a.q, a.key_pitch, sub.rows, lanes, call.D, a.q_t);
-  transpose_rows(a.dout, a.value_pitch, sub.rows, lanes, call.V, a.dout_t);
+  transpose_rows(a.q, a.key_pitch, sub.rows, sub.vectors * W, call.D, a.q_t);
+  transpose_rows(a.dout, a.value_pitch, sub.rows, sub.vectors * W, call.V, a.dout_t);
   return true;
-}
-
-// What few calls have, for a block; null where there is none.
-struct BlockTerms {
-  const int32_t *hidden;  // [keys][lanes], by marks
-  const float *keep;      // what dropout multiplies weights by
-  float *slopes;          // gathers what the rows' slopes receive
-};
-
-// From K·Qᵀ in `p` and V·dOᵀ in `ds` to P and dS · scale, for keys k0 … k0 + n - 1.
-template <int R, class Terms>
-static void weigh(const GradientSub &sub, const strobe_attention &call, int64_t k0, int n, float *p, float *ds, const Terms &terms) {
-  constexpr bool TERMS = std::is_same_v<Terms, BlockTerms>;
-  bool partial = k0 < sub.most_lo || k0 + n > sub.least_hi, masked = partial;
-  if constexpr (TERMS) masked = partial || terms.hidden;
-  vec scale = set1(call.scale), to_cap = set1(call.cap > 0 ? call.scale / call.cap : 0), cap = set1(call.cap), one = set1(1.0f);
-  for (int x = 0; x < R; x++) {
-    vec lse = load(sub.lse + x * W), delta = load(sub.delta + x * W), slope = load(sub.slope + x * W), gathered = set1(0);
-    for (int j = 0; j < n; j++) {
-      float *pj = p + (j * R + x) * W, *dj = ds + (j * R + x) * W;
-      vec y = load(pj), through = one, away = set1(0);
-      if constexpr (TERMS) {
-        away = abs(minus(load(sub.position + x * W), set1(static_cast<float>(k0 + j))));
-        if (call.cap > 0) {
-          vec t = tanh_of(mul(y, to_cap));
-          through = minus(one, mul(t, t));
-          y = mul(t, cap);
-        } else {
-          y = mul(y, scale);
-        }
-        y = minus(minus(y, mul(slope, away)), lse);
-      } else {
-        y = fms(y, scale, lse);
-      }
-      y = mul(y, set1(LOG2_E));  // after the difference, which is small: a factor on scores of 1e4 would round at their size
-      vec hidden = set1(0);      // or -inf
-      if (partial) hidden = hide(hidden, sub.lo + x * W, sub.hi + x * W, static_cast<int32_t>(k0 + j));
-      if constexpr (TERMS)
-        if (terms.hidden) hidden = hide(hidden, terms.hidden + (j * R + x) * W, sub.hi + x * W, static_cast<int32_t>(k0 + j));
-      y = exp2_exact(y);
-      vec dp = load(dj), kept = y;
-      if constexpr (TERMS)
-        if (terms.keep) dp = mul(dp, load(terms.keep + (j * R + x) * W)), kept = mul(y, load(terms.keep + (j * R + x) * W));
-      vec d = mul(y, minus(dp, delta));
-      if (masked) {  // chosen, not multiplied by 0: what is hidden may hold NaN
-        kept = select_less(hidden, set1(-1.0f), set1(0), kept);
-        d = select_less(hidden, set1(-1.0f), set1(0), d);
-      }
-      if constexpr (TERMS) {
-        gathered = fma(d, away, gathered);
-        d = mul(d, through);
-      }
-      store(pj, kept);
-      store(dj, mul(d, scale));
-    }
-    if constexpr (TERMS) store(terms.slopes + x * W, minus(load(terms.slopes + x * W), gathered));
-  }
 }
 
 // to[j] += Σ over rows of w[j][row] · x[row], for C vectors of the width. Sums of a sub-block are made apart.
@@ -263,24 +149,16 @@ static void add_seen(const strobe_attention &call, const GradientArrays &a, cons
   }
 }
 
+static TermArrays term_arrays(const GradientArrays &a) { return {a.fixed->hidden, a.fixed->keep, a.fixed->bias}; }
+
 // A block of the chunk that begins at key0: keys from … from + n - 1 with the loaded rows.
 template <int R>
 static void take_block(const GradientPair &pair, const GradientArrays &a, int64_t key0, int chunk, int64_t from, int n, float *share) {
   const strobe_attention &call = *pair.call;
   GradientSub &sub = a.fixed->sub;
   float *p = a.fixed->p, *ds = a.fixed->ds;
-  BlockTerms terms = {nullptr, nullptr, share + call.D * R * W};
-  if (call.extras) {
-    Stretch stretch = {pair.rows.sequence, from, n, R * W, sub.t, sub.h};
-    Sight sight = call.extras->mark_count > 0 ? look(*call.extras, stretch, pair.rows.first, a.fixed->hidden) : Sight::all;
-    if (sight == Sight::none) return;
-    if (sight == Sight::some) terms.hidden = a.fixed->hidden;
-    if (call.extras->drop_below > 0) {
-      for (int i = 0; i < n * R; i++) store(a.fixed->keep + i * W, set1(1.0f));
-      drop(*call.extras, stretch, a.fixed->keep);
-      terms.keep = a.fixed->keep;
-    }
-  }
+  BlockTerms terms = {nullptr, nullptr, nullptr, share + call.D * R * W, nullptr};
+  if (find_terms(pair, sub, from, n, R * W, term_arrays(a), &terms) == Sight::none) return;
   const float *k = a.k + (from - key0) * a.key_pitch, *v = a.v + (from - key0) * a.value_pitch;
   scores<R>(a.q_t, k, a.key_pitch, n, call.D, p);
   scores<R>(a.dout_t, v, a.value_pitch, n, call.V, ds);
@@ -305,21 +183,26 @@ static void take_block(const GradientPair &pair, const GradientArrays &a, int64_
   add_rows(ds, R * W, n, a.q, a.key_pitch, sub.rows, call.D, a.dk + (from - key0) * a.key_pitch);
 }
 
+static void load_keys(const GradientPair &pair, int64_t key0, int n, const GradientArrays &a) {
+  const strobe_attention &call = *pair.call;
+  const char *k[CHUNK], *v[CHUNK];
+  tokens_at(pair.keys, key0, n, k, v);
+  for (int j = 0; j < n; j++) {
+    widen_rows(k + j, call.dtype, 1, call.D, a.k + j * a.key_pitch);
+    widen_rows(v + j, call.dtype, 1, call.V, a.v + j * a.value_pitch);
+  }
+}
+
 static void take_keys(const GradientPair &pair, int64_t key0, int64_t key1, char *share, char *scratch) {
   const strobe_attention &call = *pair.call;
   GradientArrays a = gradient_arrays(call, scratch);
   memset(share, 0, share_bytes(call, pair.rows.count));
   for (int64_t chunk0 = key0; chunk0 < key1; chunk0 += CHUNK) {
     int n = static_cast<int>(least(CHUNK, key1 - chunk0));
-    const char *ks[CHUNK], *vs[CHUNK];
-    tokens_at(pair.keys, chunk0, n, ks, vs);
-    for (int j = 0; j < n; j++) {
-      widen_rows(ks + j, call.dtype, 1, call.D, a.k + j * a.key_pitch);
-      widen_rows(vs + j, call.dtype, 1, call.V, a.v + j * a.value_pitch);
-    }
+    load_keys(pair, chunk0, n, a);
     memset(a.dk, 0, static_cast<size_t>(CHUNK * (a.key_pitch + a.value_pitch)) * sizeof(float));
     for (int64_t row0 = 0; row0 < pair.rows.count; row0 += SUB_ROWS) {
-      if (!load_gradient_sub(pair, row0, chunk0, chunk0 + n, a)) continue;
+      if (!load_rows(pair, row0, chunk0, chunk0 + n, a)) continue;
       const GradientSub &sub = a.fixed->sub;
       float *to = reinterpret_cast<float *>(share) + row0 * (call.D + 1);
       for (int64_t k0 = chunk0; k0 < chunk0 + n; k0 += BLOCK) {
@@ -370,9 +253,52 @@ static void sum_shares(const GradientPair &pair, const char *const *shares, int 
   }
 }
 
+template <int R>
+static void add_bias_block(const GradientPair &pair, const GradientArrays &a, int64_t key0, int64_t from, int n) {
+  const strobe_attention &call = *pair.call;
+  const GradientSub &sub = a.fixed->sub;
+  alignas(64) float dbias[BLOCK * R * W];
+  BlockTerms terms = {nullptr, nullptr, nullptr, nullptr, dbias};
+  if (find_terms(pair, sub, from, n, R * W, term_arrays(a), &terms) == Sight::none) return;
+  scores<R>(a.q_t, a.k + (from - key0) * a.key_pitch, a.key_pitch, n, call.D, a.fixed->p);
+  scores<R>(a.dout_t, a.v + (from - key0) * a.value_pitch, a.value_pitch, n, call.V, a.fixed->ds);
+  weigh<R>(sub, call, from, n, a.fixed->p, a.fixed->ds, terms);
+  const int64_t *step = pair.dbias_strides;
+  for (int i = 0; i < sub.rows; i++) {
+    double *to = pair.dbias + pair.rows.sequence * step[0] + sub.h[i] * step[1] + sub.t[i] * step[2] + from * step[3];
+    for (int j = 0; j < n; j++) to[j * step[3]] += dbias[j * R * W + i];
+  }
+}
+
+// Scores and dP are made once more for it: who shares a number of the bias is summed by one thread, in order, and that is not
+// the thread that has a chunk of keys.
+static void add_bias(const GradientPair &whole, int64_t row0, int64_t row1, int64_t key0, int64_t key1, char *scratch) {
+  GradientPair pair = whole;
+  pair.rows.count = least(row1, whole.rows.count), key1 = least(key1, whole.keys.count);
+  GradientArrays a = gradient_arrays(*pair.call, scratch);
+  const GradientSub &sub = a.fixed->sub;
+  for (int64_t chunk0 = key0; chunk0 < key1; chunk0 += CHUNK) {
+    int n = static_cast<int>(least(CHUNK, key1 - chunk0));
+    load_keys(pair, chunk0, n, a);
+    for (int64_t row = row0; row < pair.rows.count; row += SUB_ROWS) {
+      if (!load_rows(pair, row, chunk0, chunk0 + n, a)) continue;
+      for (int64_t k0 = chunk0; k0 < chunk0 + n; k0 += BLOCK) {
+        int64_t from = most(k0, sub.least_lo), m = least(least(k0 + BLOCK, chunk0 + n), sub.most_hi) - from;
+        if (m <= 0) continue;
+        if (sub.vectors == 1) add_bias_block<1>(pair, a, chunk0, from, static_cast<int>(m));
+        if constexpr (ROW_VECTORS >= 2)
+          if (sub.vectors == 2) add_bias_block<2>(pair, a, chunk0, from, static_cast<int>(m));
+        if constexpr (ROW_VECTORS >= 3)
+          if (sub.vectors == 3) add_bias_block<3>(pair, a, chunk0, from, static_cast<int>(m));
+      }
+    }
+  }
+}
+
 static bool takes_gradient(const strobe_attention &) { return true; }
 
-static const BackwardKernel backward_kernel = {SUB_ROWS, CHUNK, takes_gradient, gradient_bytes, share_bytes, deltas, take_keys, sum_shares};
+static const BackwardKernel backward_kernel = {SUB_ROWS, CHUNK,     takes_gradient, gradient_bytes, share_bytes,
+                                               deltas,   take_keys, sum_shares,     add_bias};
 
 }  // namespace STROBE_ISA
 }  // namespace strobe

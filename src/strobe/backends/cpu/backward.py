@@ -9,6 +9,7 @@ from torch import Tensor
 
 from strobe.backends.cpu import library as lib
 from strobe.backends.cpu.arguments import filled, prepared, strides
+from strobe.backends.cpu.extras import broadcast
 from strobe.layouts import Dense, Packed, Paged
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
@@ -23,6 +24,7 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
     q = call.q.tokens if isinstance(call.q, Packed) else call.q
     dq, dk, dv = torch.empty_like(q, memory_format=torch.contiguous_format), *(_like(x, call) for x in key_sides(call.keys))
     delta = torch.empty(lse.shape, dtype=torch.float32)
+    dbias = None if call.bias is None else torch.zeros(call.bias.shape, dtype=torch.float64)
     dslope = None if call.alibi is None else torch.empty_like(delta)
     forward, _held = filled(prepared("strobe_forward", plan), call, State(out, lse))
     lib.run(
@@ -31,6 +33,7 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
         lib.GRADIENTS.pack(
             lib.GRADIENTS.size, lib.INTERFACE, ctypes.addressof(forward),
             grad_out.data_ptr(), _address(grad_lse), dq.data_ptr(), _address(dk), _address(dv), delta.data_ptr(), _address(dslope),
+            _address(dbias), *((0,) * 4 if dbias is None else broadcast(dbias)),
             *strides(grad_out), *_by_row(grad_lse), *strides(dq), *_by_key(dk), *_by_key(dv), *_by_row(delta),
             *lib.NO_FAULT,
         ),
@@ -39,7 +42,7 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
         q=dq,
         k=dk,
         v=dv,
-        bias=None,
+        bias=None if call.bias is None or dbias is None else dbias.to(call.bias.dtype),
         slopes=None if call.alibi is None or dslope is None else _slopes(dslope, call, call.alibi.slopes),
         sink=None if call.sink is None else _sink(call.sink.logits, lse, delta),
     )

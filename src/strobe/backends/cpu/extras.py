@@ -39,7 +39,7 @@ class Extras:
             0 if prefix is None else prefix.data_ptr(), everywhere,
             len(marks), 0 if bias is None else lib.DTYPES_BY_NAME[str(bias.dtype).removeprefix("torch.")],
             *(value for mark in marks + [_NO_MARK] * (MOST_MARKS - len(marks)) for value in mark),
-            *((0,) * 5 if bias is None else (bias.data_ptr(), *_broadcast(bias))),
+            *((0,) * 5 if bias is None else (bias.data_ptr(), *broadcast(bias))),
             *((0, 0, 1.0) if dropout is None else (dropout.seed, int(dropout.p * 2**32), 1 / (1 - dropout.p))),
         )  # fmt: skip
         self._buffer = ctypes.create_string_buffer(packed, lib.EXTRAS.size)
@@ -64,15 +64,15 @@ def _mark(part: Mask) -> tuple[int, ...]:
         b, t = part.queries.stride()
         return DOCUMENTS, 0, part.queries.data_ptr(), part.keys.data_ptr(), b, 0, t, 0, *part.keys.stride(), 1, 1
     if isinstance(part, Blocks):
-        return BLOCKS, 0, part.kept.data_ptr(), 0, *_broadcast(part.kept), 0, 0, part.rows, part.columns
+        return BLOCKS, 0, part.kept.data_ptr(), 0, *broadcast(part.kept), 0, 0, part.rows, part.columns
     if isinstance(part, Tree):
         b, t, s = part.visible.stride()
         return TREE, 0, part.visible.data_ptr(), 0, b if part.visible.shape[0] > 1 else 0, 0, t, s, 0, 0, 1, part.visible.shape[2]
     assert isinstance(part, Dense), "split leaves no other"
-    return DENSE, 0, part.visible.data_ptr(), 0, *_broadcast(part.visible), 0, 0, 1, 1
+    return DENSE, 0, part.visible.data_ptr(), 0, *broadcast(part.visible), 0, 0, 1, 1
 
 
-def _broadcast(x: Tensor) -> tuple[int, ...]:
+def broadcast(x: Tensor) -> tuple[int, ...]:
     """Strides over (batch, head, query, key), 0 along axes of length 1 and those that are not there."""
     found = [step if n > 1 else 0 for n, step in zip(x.shape, x.stride(), strict=True)]
     return (0,) * (4 - len(found)) + tuple(found)

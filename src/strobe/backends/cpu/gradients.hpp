@@ -20,10 +20,12 @@ struct GradientPair {
   QuerySide dout, dlse, dq, delta, dslope;
   char *dk, *dv;  // null: not asked for
   int64_t dk_token, dv_token;
+  double *dbias;  // null, or all of it
+  const int64_t *dbias_strides;
 };
 
-// Three steps. All rows have their delta before any keys are taken; all keys that a row sees are taken before its dQ is
-// summed. A share is what some keys add to dQ of all rows; its layout is the kernel's own.
+// Three steps, and one for a bias. All rows have their delta before any keys are taken; all keys that a row sees are taken
+// before its dQ is summed. A share is what some keys add to dQ of all rows; its layout is the kernel's own.
 struct BackwardKernel {
   int rows, keys;  // shares are cut at multiples of so many rows, keys at multiples of so many keys
   bool (*takes)(const strobe_attention &);
@@ -32,6 +34,8 @@ struct BackwardKernel {
   void (*deltas)(const GradientPair &, int64_t row0, int64_t row1);
   void (*take_keys)(const GradientPair &, int64_t key0, int64_t key1, char *share, char *scratch);
   void (*sum_shares)(const GradientPair &, const char *const *shares, int count, int64_t row0, int64_t row1, char *scratch);
+  // Adds what these rows and keys give the bias; null in a kernel that takes no calls with a bias.
+  void (*add_bias)(const GradientPair &, int64_t row0, int64_t row1, int64_t key0, int64_t key1, char *scratch);
 };
 
 }  // namespace strobe

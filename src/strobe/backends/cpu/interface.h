@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define STROBE_INTERFACE 4
+#define STROBE_INTERFACE 5
 
 #if defined(_WIN32)
 #define STROBE_EXPORT __declspec(dllexport)
@@ -113,6 +113,8 @@ typedef struct strobe_gradients {
   void *dq, *dk, *dv;              /* in dtype, as q, k, v; null keys' gradients are not asked for, and pages have none */
   float *delta;                    /* [B, T, H]: the sum of dout * out over V, less dlse; 0 where lse is -inf */
   float *dslope;                   /* [B, T, H]: what a row gives its ALiBi slope, or null */
+  double *dbias;                   /* zeros, to which what the bias receives is added; or null */
+  int64_t dbias_strides[4];        /* batch, head, row, column; 0 where all share it */
   int64_t dout_strides[3], dlse_strides[3], dq_strides[3], dk_strides[3], dv_strides[3];
   int64_t row_strides[3]; /* of delta and dslope */
   strobe_fault fault;

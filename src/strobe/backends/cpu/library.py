@@ -19,7 +19,7 @@ import torch  # noqa: F401 — first, see above
 from strobe.errors import Broken, Invalid
 from strobe.machine import compiled_library
 
-INTERFACE = 4  # STROBE_INTERFACE of interface.h
+INTERFACE = 5  # STROBE_INTERFACE of interface.h
 ISAS = {"scalar": 0, "avx2": 1, "avx512": 2, "amx": 3, "neon": 4}
 DTYPES_BY_NAME = {"float32": 0, "bfloat16": 1, "float16": 2}
 INT8 = 3  # of weights
@@ -69,7 +69,7 @@ EXTRAS = Record(
     "size:I interface:I prefix:P prefix_all:q mark_count:i bias_dtype:i " + 4 * _MARK + "bias:P bias_strides:4q seed:Q drop_below:I keep:f"
 )
 GRADIENTS = Record(
-    "size:I interface:I forward:P dout:P dlse:P dq:P dk:P dv:P delta:P dslope:P dout_strides:3q dlse_strides:3q dq_strides:3q "
+    "size:I interface:I forward:P dout:P dlse:P dq:P dk:P dv:P delta:P dslope:P dbias:P dbias_strides:4q dout_strides:3q dlse_strides:3q dq_strides:3q "
     "dk_strides:3q dv_strides:3q row_strides:3q fault:3q"
 )
 APPEND = Record(

@@ -69,13 +69,13 @@ enum class Sight { none, some, all };
   return sight;
 }
 
-// Bias in powers of two.
-[[maybe_unused]] static void read_bias(const strobe_extras &extras, const Stretch &at, float *to) {
+// Bias times `by`.
+[[maybe_unused]] static void read_bias(const strobe_extras &extras, const Stretch &at, float by, float *to) {
   const int64_t *step = extras.bias_strides;
   auto go = [&](auto *bias) {
     for (int i = 0; i < at.lanes; i++) {
       auto *row = bias + at.sequence * step[0] + at.h[i] * step[1] + at.t[i] * step[2] + at.key0 * step[3];
-      for (int j = 0; j < at.keys; j++) to[j * at.lanes + i] = widen_one(row[j * step[3]]) * LOG2_E;
+      for (int j = 0; j < at.keys; j++) to[j * at.lanes + i] = widen_one(row[j * step[3]]) * by;
     }
   };
   if (extras.bias_dtype == STROBE_F32) go(static_cast<const float *>(extras.bias));

@@ -15,8 +15,8 @@ WIDEST = 576
 FEW_ROWS_ON_TILES, FEW_ROWS = 64, 8
 KEYS = 64
 MOST_MARKS = 4
-CHUNK = 192  # keys whose gradients are gathered while all rows pass
-BACKWARD_ROWS = {"scalar": 4, "neon": 12, "avx2": 24, "avx512": 48, "amx": 48}
+# Rows that pass at once, and keys whose gradients are gathered while all rows pass.
+BACKWARD = {"scalar": (4, 192), "neon": (12, 192), "avx2": (24, 192), "avx512": (48, 192), "amx": (256, 256)}
 TILES = {"scalar": (32, 96), "neon": (96, 96), "avx2": (192, 96), "avx512": (384, 96), "amx": (256, 256)}  # lanes are rows
 
 
@@ -58,13 +58,12 @@ def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Ref
         no.append(f"masks are at most {MOST_MARKS} of Documents, Blocks, Tree and Dense, beside intervals; got {len(marks)}")
     if problem.scaled:
         no.append("keys and values that carry scales are not read yet")
-    if problem.verb == "backward" and call.bias is not None:
-        no.append("a bias has no gradient here")
     if no:
         return Refusal(tuple(no))
     if problem.verb == "backward":
         why = "weights computed again from the lse, a chunk of keys against all rows; memory grows with T, not T × S"
-        return Offer("backward", why, (BACKWARD_ROWS[machine.arch], CHUNK))
+        on_tiles = machine.arch == "amx" and problem.dtype != "float32" and call.bias is None
+        return Offer("backward", why, BACKWARD["avx512" if machine.arch == "amx" and not on_tiles else machine.arch])
     shaped = bool(marks) or call.bias is not None or call.dropout is not None
     rows = problem.T * problem.group
     amx = machine.arch == "amx"

@@ -259,7 +259,7 @@ static void attend_sub(const Piece &piece, const Scoring &how, TileScratch &f, S
     if (sight == Sight::none) return;
     if (sight == Sight::some) shaping.hidden = f.hidden;
   }
-  if (call.extras && call.extras->bias) read_bias(*call.extras, stretch, f.bias), shaping.bias = f.bias;
+  if (call.extras && call.extras->bias) read_bias(*call.extras, stretch, LOG2_E, f.bias), shaping.bias = f.bias;
   const float *k = block.k + (a - block.key0) * block.k_stride, *v = block.v + (a - block.key0) * block.v_stride;
   scores<R>(q, k, block.k_stride, n, call.D, s);
   adjust_scores<R>(sub, how, shaping, a, n, s);

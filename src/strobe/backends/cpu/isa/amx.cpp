@@ -13,6 +13,7 @@
 // After the instruction set, whose vectors they are written over.
 #include "../linear.hpp"
 #include "amx.hpp"
+#include "amx_backward.hpp"
 #include "amx_few.hpp"
 
 namespace strobe {
@@ -29,6 +30,6 @@ extern const InstructionSet amx_set = {
     amx::arrange_linear,
     amx::linear,
     &avx512_set,
-    nullptr};
+    &amx::tile_backward_kernel};
 }  // namespace strobe
 #endif

@@ -33,9 +33,9 @@ static inline vec top_half(vec x) {  // the first 8 bits of the significand: a b
   return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(static_cast<int>(0xffff0000))));
 }
 static inline __m512i bf16_of(vec low, vec high) {  // 32 bf16 from the upper halves of 32 floats
-  __m256i a = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(low), 16));
-  __m256i b = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(high), 16));
-  return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+  alignas(64) static constexpr int16_t ODD[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                  33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  return _mm512_permutex2var_epi16(_mm512_castps_si512(low), _mm512_load_si512(ODD), _mm512_castps_si512(high));
 }
 
 // Up to 32 numbers of a row, zeros behind, as terms.
