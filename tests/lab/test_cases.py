@@ -44,4 +44,5 @@ def test_every_benchmark_stands_on_contract_cases() -> None:
 def test_flops_count_the_pairs_that_are_seen(causal: bool, T: int, S: int, pairs: int) -> None:
     case = Case("chunk", 2, T, S, 4, 2, 64, "float32", causal)
     assert case.flops == 4 * 2 * 4 * 64 * pairs
+    assert Case("training", 2, T, S, 4, 2, 64, "float32", causal).flops == 14 * 2 * 4 * 64 * pairs
     assert case.mask.picture(T, S).count("■") == pairs

@@ -18,6 +18,7 @@ from strobe.lab.results import Row
 TINY = [
     Case("prefill", 1, 48, 48, 2, 2, 64, "float32", causal=True),
     Case("chunk", 1, 8, 40, 4, 2, 64, "bfloat16", causal=True),
+    Case("training", 1, 40, 40, 4, 2, 64, "bfloat16", causal=True),
     Case("decode", 2, 1, 96, 4, 2, 64, "bfloat16"),
     Case("decode", 2, 1, 96, 4, 2, 64, "bfloat16", page=16),
 ]
@@ -35,7 +36,7 @@ def test_every_contender_agrees_with_float64_and_gets_a_number() -> None:
     rows = _rows(TINY)
     assert [row.case for row in rows] == [f"{case.name} 1T" for case in TINY]
     assert [list(row.peers) for row in rows] == [
-        ["torch sdpa"], ["torch sdpa"], ["torch sdpa", "torch packed"], ["strobe dense", "torch sdpa", "torch packed"],
+        ["torch sdpa"], ["torch sdpa"], ["torch sdpa"], ["torch sdpa", "torch packed"], ["strobe dense", "torch sdpa", "torch packed"],
     ]  # fmt: skip
     for row in rows:
         assert row.strobe > 0 and row.floor is not None and row.floor > 0
@@ -51,7 +52,7 @@ def test_a_wrong_strobe_is_a_red_gate(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(strobe, "attention", slightly_wrong)
     done: list[str] = []
-    with pytest.raises(Broken, match="(?s)nothing was measured or written.*prefill.*chunk.*decode.*against float64"):
+    with pytest.raises(Broken, match="(?s)nothing was measured or written.*prefill.*chunk.*training.*decode.*against float64"):
         gate_all(TINY, (1,), 3, done.append)
     assert done == [case.name for case in TINY], "all cases are looked at, and all that are wrong are named"
 
@@ -79,13 +80,13 @@ def test_a_wrong_peer_and_one_that_fails_lose_their_numbers(monkeypatch: pytest.
         return honest(q, *rest, **terms) + 1
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", peer)
-    (row,) = _rows(TINY[2:3])
+    (row,) = _rows(TINY[3:4])
     assert str(row.peers["torch sdpa"]).startswith("wrong: error") and row.peers["torch packed"] == "no kernel"
 
 
 def test_a_case_that_does_not_fit_is_skipped_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "available_bytes", lambda: 1 << 10)
-    (found,) = measure(TINY[2:3], (1,), EFFORT, flex=False, seed=0)
+    (found,) = measure(TINY[3:4], (1,), EFFORT, flex=False, seed=0)
     assert isinstance(found, Skipped) and "GiB of the memory" in found.why
 
 

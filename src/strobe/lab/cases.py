@@ -18,7 +18,7 @@ class Case:
     'decode B1 H32 G8 S8192 D128 bf16'
     """
 
-    kind: str  # "prefill", "chunk", "decode"
+    kind: str  # "prefill", "chunk", "decode", "training": forward and backward
     B: int
     T: int
     S: int
@@ -47,9 +47,10 @@ class Case:
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of the two matrix products, over the pairs that the mask lets through."""
+        """Multiplications and additions of the matrix products, two of the forward pass and five of the backward pass, over
+        the pairs that the mask lets through."""
         pairs = self.T * self.S - (self.T * (self.T - 1) // 2 if self.causal else 0)
-        return 4 * self.B * self.H * self.D * pairs
+        return 2 * (7 if self.kind == "training" else 2) * self.B * self.H * self.D * pairs
 
     @property
     def key_bytes(self) -> int:
@@ -60,7 +61,7 @@ class Case:
 def suite(quick: bool) -> list[Case]:
     """The cases of `strobe bench cpu`, or the few of `--quick`."""
     dtypes = ("bfloat16", "float32") if quick else ("bfloat16", "float16", "float32")
-    return [*_prefill(quick, dtypes), *_decode(quick, dtypes)]
+    return [*_prefill(quick, dtypes), *_training(quick, dtypes), *_decode(quick, dtypes)]
 
 
 def _prefill(quick: bool, dtypes: tuple[str, ...]) -> list[Case]:
@@ -77,6 +78,16 @@ def _prefill(quick: bool, dtypes: tuple[str, ...]) -> list[Case]:
     cases.append(Case("prefill", 1, 2048, 2048, 32, 8, 128, "bfloat16", True))
     cases.append(Case("chunk", 1, 512, 4096, 8, 2, 128, "bfloat16", True))
     return cases
+
+
+def _training(quick: bool, dtypes: tuple[str, ...]) -> list[Case]:
+    return [
+        Case("training", 1, S, S, 8, 8, D, dtype, causal)
+        for dtype in dtypes
+        for D in ((128,) if quick else (64, 128))
+        for S in ((512,) if quick else (512, 1024, 2048, 4096))
+        for causal in (True, False)
+    ]
 
 
 def _decode(quick: bool, dtypes: tuple[str, ...]) -> list[Case]:

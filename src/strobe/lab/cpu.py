@@ -9,7 +9,7 @@ else loses its number; one that is merely less exact than our promise keeps it, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,9 @@ from strobe.errors import Broken
 from strobe.lab.cases import Case
 from strobe.lab.measure import Contender, Effort, Samples, available_bytes, interleave, poisoned, rotating_sets, threads
 from strobe.lab.results import Row
-from strobe.lab.truth import allowed, distance, plainly
+from strobe.lab.truth import GRADIENTS, allowed, distance, plainly
+from strobe.plan import plan as make_plan
+from strobe.problem import Problem
 
 READ = "read"  # the floor of decode: every byte of keys and values once
 MATMUL = "matmul"  # the ceiling of prefill: torch's matrix product of two 2048 × 2048 matrices
@@ -47,6 +49,7 @@ class Arrays:
     k: Tensor
     v: Tensor
     table: Tensor | None = None
+    d_out: Tensor | None = None  # what the output receives; lies as q
 
     def ours(self) -> tuple[Tensor, Tensor, Tensor]:
         """`[B, T, H, D]`, `[B, S, G, D]`, `[B, S, G, D]`: views of what torch reads."""
@@ -57,6 +60,17 @@ class Arrays:
         """`[B, H, T, D]`, `[B, G, S, D]`, `[B, G, S, D]`."""
         c = self.case
         return self.q.view(c.B, c.H, c.T, c.D), self.k.view(c.B, c.G, c.S, c.D), self.v.view(c.B, c.G, c.S, c.D)
+
+    def received(self) -> Tensor:
+        """What the output receives, `[B, H, T, D]`."""
+        c = self.case
+        assert self.d_out is not None
+        return self.d_out.view(c.B, c.H, c.T, c.D)
+
+    def leaves(self) -> Arrays:
+        """The same arrays, asking for gradients."""
+        q, k, v = (x.detach().requires_grad_() for x in (self.q, self.k, self.v))
+        return replace(self, q=q, k=k, v=v)
 
     def pages(self) -> strobe.Paged:
         """The keys as pages, a sequence's pages scattered over the storage."""
@@ -74,10 +88,11 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Way:
-    """A contender that computes attention: `run` on a buffer set, `inputs` as `[B, T, H, D]` …, `output` the same."""
+    """A contender that computes attention: `run` on a buffer set, `inputs` as `[B, T, H, D]` …, `output` the same; for
+    training `run` gives the gradients of a set's q, k and v."""
 
     name: str
-    run: Callable[[Arrays], Tensor]
+    run: Callable[[Arrays], Any]
     inputs: Callable[[Arrays], tuple[Tensor, Tensor, Tensor]]
     output: Callable[[Tensor], Tensor]
 
@@ -130,13 +145,20 @@ def draw(case: Case, seed: int, sets: int) -> list[Arrays]:
         return torch.randperm(case.B * columns, generator=g).view(case.B, columns).int()
 
     tokens = case.B * case.S * case.G * case.D
-    return [Arrays(case, numbers(case.B * case.T * case.H * case.D), numbers(tokens), numbers(tokens), table()) for _ in range(sets)]
+    queries = case.B * case.T * case.H * case.D
+    trains = case.kind == "training"
+    return [
+        Arrays(case, numbers(queries), numbers(tokens), numbers(tokens), table(), numbers(queries) if trains else None)
+        for _ in range(sets)
+    ]
 
 
 def ways(case: Case, flex: bool) -> list[Way]:
     """Strobe, and the ways torch has of doing the same."""
     mask = case.mask
     dense = Way("strobe", lambda a: strobe.attention(*a.ours(), mask=mask), Arrays.ours, lambda out: out)
+    if case.kind == "training":
+        return [_trained(dense, lambda d_out: d_out.transpose(1, 2)), _trained(_torch_sdpa(case), lambda d_out: d_out)]
     found = [dense]
     if case.page is not None:
         paged = Way("strobe", lambda a: strobe.attention(a.ours()[0], a.pages(), mask=mask), Arrays.unpaged, lambda out: out)
@@ -147,6 +169,17 @@ def ways(case: Case, flex: bool) -> list[Way]:
     if flex and case.page is None:
         found.append(_torch_flex(case))
     return found
+
+
+def _trained(way: Way, as_output: Callable[[Tensor], Tensor]) -> Way:
+    """A way's forward and backward pass: the gradients of q, k and v."""
+
+    def run(arrays: Arrays) -> tuple[Tensor, ...]:
+        with torch.inference_mode(False), torch.enable_grad():
+            leaves = arrays.leaves()
+            return torch.autograd.grad(way.run(leaves), (leaves.q, leaves.k, leaves.v), as_output(arrays.received()))
+
+    return replace(way, run=run)
 
 
 def _torch_sdpa(case: Case) -> Way:
@@ -199,6 +232,8 @@ def gate(case: Case, way: Way, arrays: Arrays) -> str | None:
 
 def judge(case: Case, way: Way, arrays: Arrays) -> tuple[float, float] | str:
     """(the error against float64, what we would allow ourselves), or why there is none."""
+    if case.kind == "training":
+        return _judge_gradients(case, way, arrays)
     kind = getattr(torch, case.dtype)
     with poisoned():
         out = way.output(way.run(arrays))
@@ -211,6 +246,33 @@ def judge(case: Case, way: Way, arrays: Arrays) -> tuple[float, float] | str:
     truth = plainly(q, k, v, case.mask, torch.float64, rows)
     error = distance(out[:, rows], truth)
     return error, allowed(distance(plainly(q, k, v, case.mask, kind, rows), truth), kind)
+
+
+@torch.inference_mode(False)
+def _judge_gradients(case: Case, way: Way, arrays: Arrays) -> tuple[float, float] | str:
+    """The same of the gradient that stands worst. Only some queries receive anything, so that float64 takes seconds."""
+    assert arrays.d_out is not None
+    rows = torch.linspace(0, case.T - 1, min(CHECKED_ROWS, case.T)).long()
+    few = torch.zeros_like(arrays.received())
+    few[:, :, rows] = arrays.received()[:, :, rows]
+    arrays = replace(arrays, d_out=few)
+    with poisoned():
+        found = way.run(arrays)
+    wild = sum(int((~torch.isfinite(x)).sum()) for x in found)
+    if wild:
+        return f"{wild} of {sum(x.numel() for x in found)} numbers are not finite"
+
+    def plain(kind: torch.dtype) -> tuple[Tensor, ...]:
+        same = replace(arrays, q=arrays.q.to(kind), k=arrays.k.to(kind), v=arrays.v.to(kind))
+        with torch.enable_grad():
+            leaves = same.leaves()
+            out = plainly(*leaves.ours(), case.mask, kind, rows)
+            return torch.autograd.grad(out, (leaves.q, leaves.k, leaves.v), few[:, :, rows].transpose(1, 2).to(kind))
+
+    kind = getattr(torch, case.dtype)
+    truth = plain(torch.float64)
+    errors = [(distance(a, c), allowed(distance(b, c), kind, GRADIENTS)) for a, b, c in zip(found, plain(kind), truth, strict=True)]
+    return max(errors, key=lambda pair: pair[0] / pair[1])
 
 
 def _measured(case: Case, sets: list[Arrays], count: int, effort: Effort, found: list[Way], ceilings: dict[Any, float]) -> Row:
@@ -247,6 +309,9 @@ def _measured(case: Case, sets: list[Arrays], count: int, effort: Effort, found:
 def _plan(case: Case, arrays: Arrays) -> str:
     q, k, v = arrays.ours()
     plan = strobe.explain(q, k, v, mask=case.mask) if case.page is None else strobe.explain(q, arrays.pages(), mask=case.mask)
+    if case.kind == "training":
+        assert isinstance(plan.problem, Problem)
+        plan = make_plan(replace(plan.problem, verb="backward"), plan.machine)
     tile = "" if plan.offer.tile == (1, 1) else f", tile {plan.offer.tile[0]}×{plan.offer.tile[1]}"
     return f"{plan.room}: {plan.offer.kernel}{tile}, {plan.offer.splits} split(s)"
 

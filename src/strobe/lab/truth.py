@@ -11,6 +11,7 @@ from torch import Tensor
 from strobe.masks import Grid, Mask
 
 PROMISED = 2.0  # times the plain computation's error in the same dtype: the contract's promise
+GRADIENTS = 4.0  # the same for gradients
 
 
 def plainly(q: Tensor, k: Tensor, v: Tensor, mask: Mask, kind: torch.dtype, rows: Tensor | None = None) -> Tensor:
@@ -49,6 +50,6 @@ def distance(found: Tensor, truth: Tensor) -> float:
     return float((found - truth).norm() / size) if size > 0 else float(found.norm())
 
 
-def allowed(plain_error: float, kind: torch.dtype) -> float:
-    """The largest error that passes: twice the plain computation's, and never less than one rounding."""
-    return max(PROMISED * plain_error, torch.finfo(kind).eps)
+def allowed(plain_error: float, kind: torch.dtype, times: float = PROMISED) -> float:
+    """The largest error that passes: so many times the plain computation's, and never less than one rounding."""
+    return max(times * plain_error, torch.finfo(kind).eps)
