@@ -16,7 +16,8 @@ FEW_ROWS_ON_TILES, FEW_ROWS = 64, 8
 KEYS = 64
 MOST_MARKS = 4
 # Rows that pass at once, and keys whose gradients are gathered while all rows pass.
-BACKWARD = {"scalar": (4, 192), "neon": (12, 192), "avx2": (24, 192), "avx512": (48, 192), "amx": (256, 256)}
+BACKWARD = {"scalar": (4, 192), "neon": (12, 192), "avx2": (24, 192), "avx512": (48, 192)}
+BACKWARD_ON_TILES = {"bfloat16": (256, 256), "float16": (64, 256)}
 TILES = {"scalar": (32, 96), "neon": (96, 96), "avx2": (192, 96), "avx512": (384, 96), "amx": (256, 256)}  # lanes are rows
 
 
@@ -62,8 +63,9 @@ def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Ref
         return Refusal(tuple(no))
     if problem.verb == "backward":
         why = "weights computed again from the lse, a chunk of keys against all rows; memory grows with T, not T × S"
-        on_tiles = machine.arch == "amx" and problem.dtype != "float32" and call.bias is None
-        return Offer("backward", why, BACKWARD["avx512" if machine.arch == "amx" and not on_tiles else machine.arch])
+        if machine.arch == "amx" and problem.dtype in BACKWARD_ON_TILES and call.bias is None:
+            return Offer("backward", why, BACKWARD_ON_TILES[problem.dtype])
+        return Offer("backward", why, BACKWARD["avx512" if machine.arch == "amx" else machine.arch])
     shaped = bool(marks) or call.bias is not None or call.dropout is not None
     rows = problem.T * problem.group
     amx = machine.arch == "amx"

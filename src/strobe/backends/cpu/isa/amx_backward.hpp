@@ -1,6 +1,6 @@
 // The backward pass on AMX: all five products on tiles, sums in float32. Lanes are rows, as everywhere, so K, V, P and dS
 // are first operands as they lie, and weights of two neighbouring keys side by side are the second operand of dQᵀ += Kᵀ dSᵀ.
-// What has to be turned is turned once: a chunk of keys for all rows, 128 rows for a chunk.
+// What has to be turned is turned once: a chunk of keys for all rows, a group of rows for a chunk.
 //
 //   Sᵀ = K Qᵀ    dPᵀ = V dOᵀ    dV += Pᵀ dO    dK += dSᵀ Q    dQᵀ += Kᵀ dSᵀ
 //
