@@ -69,8 +69,8 @@ EXTRAS = Record(
     "size:I interface:I prefix:P prefix_all:q mark_count:i bias_dtype:i " + 4 * _MARK + "bias:P bias_strides:4q seed:Q drop_below:I keep:f"
 )
 GRADIENTS = Record(
-    "size:I interface:I forward:P dout:P dlse:P dq:P dk:P dv:P delta:P dslope:P dbias:P dbias_strides:4q dout_strides:3q dlse_strides:3q dq_strides:3q "
-    "dk_strides:3q dv_strides:3q row_strides:3q fault:3q"
+    "size:I interface:I forward:P dout:P dlse:P dq:P dk:P dv:P delta:P dslope:P dbias:P dbias_strides:4q "
+    "dout_strides:3q dlse_strides:3q dq_strides:3q dk_strides:3q dv_strides:3q row_strides:3q fault:3q"
 )
 APPEND = Record(
     "size:I interface:I isa:i threads:i from_dtype:i to_dtype:i B:q T:q G:q D:q V:q k:P v:P k_pages:P v_pages:P "
