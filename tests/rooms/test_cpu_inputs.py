@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import strobe
-from strobe import Causal, Machine, Packed, Paged, Ranged, SoftCap, State, append, attention, attention_state, using
+from strobe import Causal, Machine, Packed, Paged, Ranged, Sink, SoftCap, State, append, attention, attention_state, using
 from strobe import machine as machines
 from strobe.errors import Invalid, Unsupported
 from strobe.machine import compiled_library
@@ -290,3 +290,15 @@ def test_a_score_far_beyond_its_cap_is_the_cap(isa: str, T: int) -> None:
 def defined(q: Tensor, k: Tensor, v: Tensor) -> State:
     with using("reference"):
         return attention_state(q.double(), k.double(), v.double(), cap=SoftCap(1.5))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("T", [1, 4, 40])
+def test_a_sink_alone_gives_nothing_whatever_the_scratch_held(isa: str, dtype: torch.dtype, T: int) -> None:
+    """With a sink a row without keys has a sum; what its sums were computed in may still be another call's."""
+    q, wild = draw(1, T, 12, 64, dtype=dtype), torch.full((1, 200, 2, 64), torch.nan, dtype=dtype)
+    run(call_of(q, wild, wild), isa, threads=1)
+    none, sink = torch.zeros(1, 0, 2, 64, dtype=dtype), Sink(draw(12, seed=3))
+    found = run(call_of(q, none, none, sink=sink), isa, threads=1)
+    assert not found.out.any() and torch.allclose(found.lse, sink.logits.expand(1, T, 12))

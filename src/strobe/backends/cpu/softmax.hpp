@@ -103,6 +103,7 @@ static void finish_row(const Piece &piece, int i, RowAt at, float m, float l, co
     return;
   }
   const Rows &rows = *piece.rows;
+  const bool empty = l == 0;  // no key was seen, and o may hold anything
   float by = 1;
   if (call.sink) {
     float sink = call.sink[rows.head + at.h] * LOG2_E, top = m > sink ? m : sink;
@@ -110,7 +111,7 @@ static void finish_row(const Piece &piece, int i, RowAt at, float m, float l, co
     l = l * by + (sink == MINUS_INFINITY ? 0 : exp2f(sink - top));
     m = top;
   }
-  if (l == 0) {
+  if (empty) {
     memset(rows.out + at.t * rows.out_token + at.h * rows.out_head, 0, static_cast<size_t>(call.V * dtype_bytes(call.dtype)));
   } else {
     write_row(rows.out + at.t * rows.out_token + at.h * rows.out_head, call.dtype, o, call.V, by / l);
