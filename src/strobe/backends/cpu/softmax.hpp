@@ -38,8 +38,8 @@ static inline vec exp2_exact(vec x) {
   return scale_by_floor(p, x);
 }
 
-// tanh x. Near 0 the quotient cancels, so there the series. Beyond FAR it is 1, and the power might be too large for a float;
-// in this order of max a NaN stays.
+// tanh x. Near 0 the quotient cancels, so there the series. Beyond FAR it is 1, and the power might be too large for a float.
+// In this order of max a NaN stays.
 static inline vec tanh_of(vec x) {
   constexpr float NEAR = 0.25f, FAR = 64.0f;
   vec e = exp2_exact(minus(set1(0.0f), max(set1(-FAR), mul(x, set1(-2 * LOG2_E)))));
