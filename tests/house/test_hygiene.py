@@ -21,6 +21,7 @@ DOOR = ("src/strobe/api.py", "src/strobe/problem.py", "src/strobe/merging.py", "
 ENVIRONMENT = {"src/strobe/machine.py": "the one file that reads the environment"}
 KEYWORDS = {
     "src/strobe/models/attend.py": "transformers hands attention functions whatever its layers know; it is read, and what is not known is refused",
+    "src/strobe/lab/training.py": "transformers hands attention functions whatever its layers know; the demonstration model's say nothing more",
     "src/strobe/lab/results.py": "whatever is said of a machine is written to the results file, word for word",
 }
 MEMOS = {

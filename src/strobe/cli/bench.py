@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 from strobe.cli.parser import MOST_THREADS
 from strobe.cli.screen import progress, show_table
@@ -109,6 +110,61 @@ def engine(arguments: argparse.Namespace) -> int:
     show_table(*report.engine_table(result["rows"]), title=f"milliseconds a token, {machine.name}, {machine.arch}")
     print(f"\nwritten: {path}")
     return 0
+
+
+def model(arguments: argparse.Namespace) -> int:
+    """A token's time in a whole model with random weights, beside transformers' generate; writes `model.json`."""
+    import torch
+
+    from strobe.lab.measure import threads
+    from strobe.lab.model import measure
+
+    contexts = numbers(arguments.contexts, "--contexts")
+    counts = thread_counts(arguments.threads, torch.get_num_threads())
+    rows: list[results.Row] = []
+    with progress(len(contexts) * len(counts)) as advance:
+        for count in counts:
+            with threads(count):
+                for found in measure(arguments.layers, arguments.dtype, contexts, arguments.tokens, arguments.rounds):
+                    rows += found
+                    advance(found[0].case)
+    result, path = _written(arguments, "model", rows, max(counts), ("contexts", "dtype", "layers", "tokens", "rounds"))
+    show_table(*report.engine_table(result["rows"]), title=f"milliseconds a token, {result['machine']['name']}")
+    print(f"\nwritten: {path}")
+    return 0
+
+
+def training(arguments: argparse.Namespace) -> int:
+    """A training step's time and attention's memory, beside torch's attention; writes `training.json`."""
+    import torch
+
+    from strobe.lab.measure import threads
+    from strobe.lab.training import measure
+
+    counts = thread_counts(arguments.threads, torch.get_num_threads())
+    rows: list[results.Row] = []
+    for count in counts:
+        with threads(count):
+            rows += measure(arguments.steps, arguments.sequences, arguments.length, arguments.long)
+    result, path = _written(arguments, "training", rows, max(counts), ("steps", "sequences", "length", "long"))
+    for row in result["rows"]:
+        beside = ", ".join(f"{name} {value} {row['unit']}" for name, value in row["peers"].items())
+        print(f"{row['case']}: {row['metric']} {row['strobe']} {row['unit']}; {beside}")
+    print(f"\nwritten: {path}")
+    return 0
+
+
+def _written(
+    arguments: argparse.Namespace, suite: str, rows: list[results.Row], threads: int, words: tuple[str, ...]
+) -> tuple[dict[str, Any], Path]:
+    """(a suite's result, the file it was written to)."""
+    machine = Machine.cpu(threads)
+    command = [f"strobe bench {suite}", *(f"--{word} {getattr(arguments, word)}" for word in words)]
+    command += [f"--threads {arguments.threads}"] * (arguments.threads is not None)
+    result = results.document(rows, machine, " ".join(command))
+    path = Path(arguments.out) / results.slug(machine) / f"{suite}.json"
+    results.write(path, result)
+    return result, path
 
 
 def numbers(text: str, name: str) -> tuple[int, ...]:

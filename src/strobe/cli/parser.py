@@ -90,6 +90,23 @@ def _bench(commands: Any) -> None:
     engine.add_argument("--rounds", type=int, default=5, metavar="N")
     _common(engine)
     engine.set_defaults(run=_later("bench", "engine"))
+    model = suites.add_parser("model", help="the same for a whole model with random weights, in the shape of Qwen3-0.6B")
+    model.add_argument("--layers", type=int, default=28, metavar="N", help="fewer for a try")
+    model.add_argument("--dtype", default="bfloat16", choices=DTYPES[:3])
+    model.add_argument("--contexts", default="1024,8192,32768", metavar="N[,N]")
+    model.add_argument("--threads", metavar="N[,N]", help="numbers of threads to measure with; torch's own unless given")
+    model.add_argument("--tokens", type=int, default=8, metavar="N", help="tokens a round")
+    model.add_argument("--rounds", type=int, default=3, metavar="N")
+    _common(model)
+    model.set_defaults(run=_later("bench", "model"))
+    training = suites.add_parser("training", help="a training step and attention's memory, beside torch's attention")
+    training.add_argument("--steps", type=int, default=200, metavar="N")
+    training.add_argument("--sequences", type=int, default=4, metavar="N", help="of a batch")
+    training.add_argument("--length", type=int, default=1024, metavar="N", help="tokens of a sequence")
+    training.add_argument("--long", type=int, default=8192, metavar="N", help="tokens at which memory is measured")
+    training.add_argument("--threads", metavar="N[,N]", help="numbers of threads to measure with; torch's own unless given")
+    _common(training)
+    training.set_defaults(run=_later("bench", "training"))
 
 
 def _generate(commands: Any) -> None:

@@ -144,12 +144,14 @@ def reached(model: Any, contexts: tuple[int, ...], tokens: int) -> None:
 
 
 def measure(
-    models: tuple[Any, Any, Any], name: str, contexts: tuple[int, ...], tokens: int, rounds: int, text: list[int] | None = None
-) -> Iterator[list[Row]]:
+    models: tuple[Any, Any, Any], name: str, contexts: tuple[int, ...], tokens: int, rounds: int, text: list[int] | None = None,
+    ways: tuple[str, ...] = conventional.ATTENTIONS,
+) -> Iterator[list[Row]]:  # fmt: skip
     """The rows of each context: a token's time, and the cache's bytes.
 
     Args:
         models: (the engine's model, transformers' copy of it, the tokenizer).
+        ways: transformers' attentions to measure, of `conventional.ATTENTIONS`.
 
     Raises:
         Invalid: a context that the model does not reach.
@@ -160,7 +162,7 @@ def measure(
     threads = torch.get_num_threads()
     for context in contexts:
         ids = prompt_of(theirs.config.vocab_size, context, 0, text)
-        found = race(ours, theirs, tokenizer, ids, conventional.ATTENTIONS, tokens, rounds)
+        found = race(ours, theirs, tokenizer, ids, ways, tokens, rounds)
         if found.different and found.dtype == "float32":
             peer, place = next(iter(found.different.items()))
             raise Broken(f"at context {context} {peer} says another token {place + 1} than Strobe, in float32. Nothing was written")

@@ -54,6 +54,9 @@ def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Ref
     if problem.dtype not in DTYPES:
         no.append(f"dtypes are {', '.join(DTYPES)}; got {problem.dtype}")
     no += _widths((problem.D, problem.V))
+    longest = max(problem.T, problem.S)
+    if longest >= 2**31:
+        no.append(f"sequences have fewer than 2³¹ tokens; got {longest}")
     marks = [part for part in split(call.mask)[2] if not isinstance(part, Prefix)]
     if len(marks) > MOST_MARKS:
         no.append(f"masks are at most {MOST_MARKS} of Documents, Blocks, Tree and Dense, beside intervals; got {len(marks)}")

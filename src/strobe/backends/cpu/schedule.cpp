@@ -53,8 +53,10 @@ int32_t check(strobe_attention &c) {
   if (c.layout == STROBE_DENSE) return STROBE_OK;
   if (c.layout == STROBE_PACKED) return c.starts ? check_offsets(c.fault, c.starts, c.B, c.S, false) : bad(STROBE_BAD_SHAPE, c.layout);
   bool paged = c.layout == STROBE_PAGED;
-  if (!c.lengths || (paged ? !c.table || c.Z < 1 || c.P * c.Z > INT64_MAX / 2 : !c.starts || c.layout != STROBE_RANGED))
-    return bad(STROBE_BAD_SHAPE, c.layout);
+  if (!paged && c.layout != STROBE_RANGED) return bad(STROBE_BAD_SHAPE, c.layout);
+  if (paged && (c.Z < 1 || c.P * c.Z > INT64_MAX / 2)) return bad(STROBE_BAD_SHAPE, c.Z);
+  // an array without elements has no address
+  if (c.B > 0 && (!c.lengths || (paged ? !c.table && c.table_width > 0 : !c.starts))) return bad(STROBE_BAD_SHAPE, c.layout);
   for (int64_t b = 0; b < c.B; b++) {
     int64_t length = c.lengths[b], start = paged ? 0 : c.starts[b], room = paged ? least(c.table_width * c.Z, c.S) : c.S;
     if (length < 0 || length > INT32_MAX || start < 0 || start + length > room) return fail(c.fault, STROBE_BAD_LENGTH, b, 0, length);

@@ -38,10 +38,11 @@ static inline vec exp2_exact(vec x) {
   return scale_by_floor(p, x);
 }
 
-// tanh x. Near 0 the quotient cancels, so there the series.
+// tanh x. Near 0 the quotient cancels, so there the series. Beyond FAR it is 1, and the power might be too large for a float.
+// In this order of max a NaN stays.
 static inline vec tanh_of(vec x) {
-  constexpr float NEAR = 0.25f;
-  vec e = exp2_exact(mul(x, set1(2 * LOG2_E)));
+  constexpr float NEAR = 0.25f, FAR = 64.0f;
+  vec e = exp2_exact(minus(set1(0.0f), max(set1(-FAR), mul(x, set1(-2 * LOG2_E)))));
   vec far = minus(set1(1.0f), div(set1(2.0f), add(e, set1(1.0f))));
   vec y = mul(x, x);
   vec p = set1(-0.00886323553f);        // -1382 / 155925
@@ -96,6 +97,7 @@ static inline void write_row(void *to, int dtype, const float *o, int64_t width,
 static float close_row(const Piece &piece, RowAt at, float m, float l) {
   const strobe_attention &call = *piece.call;
   const Rows &rows = *piece.rows;
+  const bool empty = l == 0;  // before the sink joins: no key was seen, and the row's values may be anything
   float by = 1;
   if (call.sink) {
     float sink = call.sink[rows.head + at.h] * LOG2_E, top = m > sink ? m : sink;
@@ -107,7 +109,7 @@ static float close_row(const Piece &piece, RowAt at, float m, float l) {
     float lse = l == 0 ? MINUS_INFINITY : (m + log2f(l)) * LN_2;
     memcpy(rows.lse + at.t * rows.lse_token + at.h * rows.lse_head, &lse, sizeof lse);
   }
-  return l == 0 ? -1 : by / l;
+  return empty ? -1 : by / l;
 }
 static inline char *out_at(const Rows &rows, RowAt at) { return rows.out + at.t * rows.out_token + at.h * rows.out_head; }
 

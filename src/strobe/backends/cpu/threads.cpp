@@ -5,6 +5,9 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace strobe {
 namespace {
@@ -25,11 +28,16 @@ Scratch::~Scratch() { std::free(data_); }
 
 char *Scratch::reserve(size_t bytes) {
   static_assert(PAGE % LINE == 0, "a page is whole lines");
-  if (data_ && bytes <= bytes_) return data_;
-  std::free(data_);
-  bytes_ = bytes == 0 ? PAGE : (bytes + PAGE - 1) / PAGE * PAGE;
-  data_ = static_cast<char *>(std::aligned_alloc(PAGE, bytes_));
-  if (!data_) bytes_ = 0;
+  if (!data_ || bytes > bytes_) {
+    std::free(data_);
+    bytes_ = bytes == 0 ? PAGE : (bytes + PAGE - 1) / PAGE * PAGE;
+    data_ = static_cast<char *>(std::aligned_alloc(PAGE, bytes_));
+    if (!data_) bytes_ = 0;
+  }
+#if defined(__SANITIZE_ADDRESS__)  // what lies beyond the bytes asked for is nobody's, though it is kept
+  if (data_) ASAN_UNPOISON_MEMORY_REGION(data_, bytes_);
+  if (data_) ASAN_POISON_MEMORY_REGION(data_ + bytes, bytes_ - bytes);
+#endif
   return data_;
 }
 

@@ -1,0 +1,62 @@
+"""The suites `model` and `training` on tiny shapes: rows with numbers, and nothing where losses go apart."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from strobe import Broken
+from strobe.cli import main
+from strobe.lab import model, results, training
+
+pytestmark = pytest.mark.models
+TINY = {**model.SHAPE, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128, "vocab_size": 200}
+
+
+def test_the_shape_is_the_models() -> None:
+    assert (model.LAYERS, model.SHAPE["hidden_size"], model.SHAPE["vocab_size"]) == (28, 1024, 151_936)
+
+
+def test_a_whole_model_is_raced_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "SHAPE", TINY)
+    words = "bench model --layers 2 --contexts 40 --tokens 2 --rounds 1 --threads 1 --dtype float32"
+    assert main([*words.split(), "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*-1t/model.json")
+    speed, cache = results.read(path)["rows"]
+    assert speed["case"] == "engine qwen3-0.6b of 2 layers float32 context 40 1T" and "bar" not in speed
+    assert all(speed["peers"][f"transformers {way}"] > 0 for way in ("eager", "sdpa")) and cache["unit"] == "MiB"
+
+
+def test_eager_is_left_out_where_its_memory_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert model.peers(28, 1024, "bfloat16") == ("sdpa", "eager")
+    monkeypatch.setattr(model, "available_bytes", lambda: 4 << 30)
+    assert model.peers(28, 32768, "bfloat16") == ("sdpa",)
+
+
+def test_both_attentions_learn_the_same() -> None:
+    seconds, losses = training.steps_of(3, 2, 40)
+    assert list(losses) == ["strobe", "torch sdpa"] and all(len(values) == 3 for values in seconds.values())
+    for a, b in zip(*losses.values(), strict=True):
+        assert abs(a - b) < 1e-4 * b
+    assert losses["strobe"][0] != losses["strobe"][1]
+
+
+def test_losses_that_go_apart_are_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = training.layers_attention()
+
+    def off(*arguments: Any, **more: Any) -> tuple[Any, None]:
+        return honest(*arguments, **more)[0] * 3, None
+
+    monkeypatch.setattr(training, "layers_attention", lambda: off)
+    monkeypatch.setattr(training, "APART", 1e-4)
+    with pytest.raises(Broken, match="apart in 4 steps. Nothing was written"):
+        training.measure(4, 1, 40)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="this machine does not tell a process's peak")
+def test_the_plain_way_takes_the_memory_of_its_scores() -> None:
+    ours, plain = (training.peak_mib(way, 2048) for way in ("strobe", "plain"))
+    assert plain > 4 * 2048 * 2048 * 4 * 2 / 2**20 > 2 * ours > 0  # scores and weights of four heads, at the least
