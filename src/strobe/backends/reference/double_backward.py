@@ -42,7 +42,8 @@ class _Given:
     call: Call
     problem: Problem
     padded: Padded
-    q: Tensor
+    wild: bool  # whether there is NaN or infinity, which may be where nobody looks
+    q: Tensor  # times the scale; as is the next
     a_q: Tensor
     a_k: Tensor
     a_v: Tensor
@@ -68,7 +69,8 @@ class _Tile(NamedTuple):
     """Rows × columns of everything that is as large as the scores, and the keys of the columns, one a query head."""
 
     seen: Tensor  # [B, H, rows, columns]
-    s: Tensor
+    wild: bool
+    s: Tensor  # −∞ where not seen, so that its weight is 0
     s_slope: Tensor  # s'
     x_slope: Tensor  # x'
     rise: Tensor | None  # cap'(x); None for 1
@@ -82,6 +84,18 @@ class _Tile(NamedTuple):
     def kept(self, weights: Tensor) -> Tensor:
         return weights if self.keep is None else weights * self.keep
 
+    def shown(self, x: Tensor) -> Tensor:
+        """A multiple of the weights, 0 where not seen whatever it was multiplied with."""
+        return torch.where(self.seen, x, 0.0) if self.wild else x
+
+    def weigh(self, weights: Tensor, rows: Tensor) -> Tensor:
+        """`weights @ rows`."""
+        return weigh(weights, rows, self.seen) if self.wild else weights @ rows
+
+    def weigh_queries(self, weights: Tensor, rows: Tensor) -> Tensor:
+        """`weightsᵀ @ rows`."""
+        return weigh(weights.mT, rows, self.seen.mT) if self.wild else weights.mT @ rows
+
 
 def _part(x: Tensor, rows: slice, columns: slice) -> Tensor:
     """The tile of an array whose last two axes may have length 1 for all."""
@@ -93,12 +107,12 @@ def _tile(given: _Given, rows: slice, columns: slice) -> _Tile | None:
     """None where no query sees a key."""
     call, padded, group = given.call, given.padded, given.problem.group
     seen = padded.seen(call, rows, columns)
-    if not bool(seen.any()):
+    distinct = seen[tuple(slice(None) if step else slice(1) for step in seen.stride())]
+    if not bool(distinct.any()):
         return None
     k, v, a_k, a_v = (per_query_head(x[:, columns], group) for x in (padded.k, padded.v, given.a_k, given.a_v))
     q, a_q = given.q[:, :, rows], given.a_q[:, :, rows]
-    s = given.problem.scale * (q @ k.mT)
-    x_slope = given.problem.scale * (a_q @ k.mT + q @ a_k.mT)
+    s, x_slope = q @ k.mT, a_q @ k.mT + q @ a_k.mT
     s_slope, rise, bend = x_slope, None, None
     if call.cap is not None:
         bent = torch.tanh(s / call.cap.limit)
@@ -114,8 +128,9 @@ def _tile(given: _Given, rows: slice, columns: slice) -> _Tile | None:
         s = s - given.slopes * far
         if given.a_slopes is not None:
             s_slope = s_slope - given.a_slopes * far
-    s_slope = torch.where(seen, s_slope, 0.0)
-    return _Tile(seen, s, s_slope, x_slope, rise, bend, keep_weights(padded, call, rows, columns), k, v, a_k, a_v)
+    if not bool(distinct.all()):
+        s = s.masked_fill(~seen, -torch.inf)
+    return _Tile(seen, given.wild, s, s_slope, x_slope, rise, bend, keep_weights(padded, call, rows, columns), k, v, a_k, a_v)
 
 
 def _sums(given: _Given, rows: slice, tile_columns: int) -> _Rows:
@@ -129,13 +144,12 @@ def _sums(given: _Given, rows: slice, tile_columns: int) -> _Rows:
         tile = _tile(given, rows, columns)
         if tile is None:
             continue
-        higher = torch.maximum(m, torch.where(tile.seen, tile.s, -torch.inf).amax(-1))
-        m, shrink = _raised(m, higher)
-        p = torch.where(tile.seen, torch.exp(tile.s - m[..., None]), 0.0)
-        rising = p * tile.s_slope
+        m, shrink = _raised(m, torch.maximum(m, tile.s.amax(-1)))
+        p = torch.exp(tile.s - m[..., None])
+        rising = tile.shown(p * tile.s_slope)
         total, slope = total * shrink + p.sum(-1), slope * shrink + rising.sum(-1)
-        out = out * shrink[..., None] + weigh(tile.kept(p), tile.v, tile.seen)
-        new = weigh(tile.kept(rising), tile.v, tile.seen) + weigh(tile.kept(p), tile.a_v, tile.seen)
+        out = out * shrink[..., None] + tile.weigh(tile.kept(p), tile.v)
+        new = tile.weigh(tile.kept(rising), tile.v) + tile.weigh(tile.kept(p), tile.a_v)
         out_slope = out_slope * shrink[..., None] + new
     m, shrink = _raised(m, torch.maximum(m, given.sink))
     weight = torch.exp(given.sink - m)
@@ -170,7 +184,7 @@ class _Found(NamedTuple):
 
 def _second_pass(given: _Given, known: _Rows, d_out: Tensor, d_lse: Tensor, tile: tuple[int, int]) -> _Found:
     """Columns keep their ΦK and ΦV while all rows pass by."""
-    scale, group, padded = given.problem.scale, given.problem.group, given.padded
+    group, padded = given.problem.group, given.padded
     d_lse_minus_delta = d_lse - (d_out * known.out).sum(-1)
     rho = (d_out * known.out_slope).sum(-1)
     found = _Found(
@@ -183,20 +197,19 @@ def _second_pass(given: _Given, known: _Rows, d_out: Tensor, d_lse: Tensor, tile
             at = _tile(given, rows, columns)
             if at is None:
                 continue
-            seen, turned = at.seen, at.seen.mT
             q, a_q, g = given.q[:, :, rows], given.a_q[:, :, rows], d_out[:, :, rows]
-            p = torch.where(seen, torch.exp(at.s - known.lse[:, :, rows, None]), 0.0)
+            p = torch.exp(at.s - known.lse[:, :, rows, None])
             e = at.kept(g @ at.v.mT) + d_lse_minus_delta[:, :, rows, None]
             away = at.s_slope - known.lse_slope[:, :, rows, None]
-            of_s = torch.where(seen, p * (away * e + at.kept(g @ at.a_v.mT) - rho[:, :, rows, None]), 0.0)
-            y = torch.where(seen, p * e, 0.0)
+            of_s = at.shown(p * (away * e + at.kept(g @ at.a_v.mT) - rho[:, :, rows, None]))
+            y = p * e
             of_x = of_s
             if at.rise is not None and at.bend is not None:
-                of_x = torch.where(seen, of_s * at.rise + y * at.bend * at.x_slope, 0.0)
-                y = torch.where(seen, y * at.rise, 0.0)
-            found.q[:, :, rows] += scale * (weigh(of_x, at.k, seen) + weigh(y, at.a_k, seen))
-            new_k = scale * (weigh(of_x.mT, q, turned) + weigh(y.mT, a_q, turned))
-            new_v = weigh(at.kept(p * away).mT, g, turned)
+                of_x, y = at.shown(of_s * at.rise + y * at.bend * at.x_slope), y * at.rise
+            y = at.shown(y)
+            found.q[:, :, rows] += at.weigh(of_x, at.k) + at.weigh(y, at.a_k)
+            new_k = at.weigh_queries(of_x, q) + at.weigh_queries(y, a_q)
+            new_v = at.weigh_queries(at.kept(at.shown(p * away)), g)
             of_k, of_v = (new_k, new_v) if of_k is None or of_v is None else (of_k + new_k, of_v + new_v)
             if found.bias is not None:
                 of_bias = _part(found.bias, rows, columns)
@@ -205,6 +218,7 @@ def _second_pass(given: _Given, known: _Rows, d_out: Tensor, d_lse: Tensor, tile
                 found.slopes.sub_((of_s * distance(padded.grid(rows, columns))).sum((-1, -2)))
         if of_k is not None and of_v is not None:
             found.k[:, columns], found.v[:, columns] = to_keys(of_k, group), to_keys(of_v, group)
+    found.q.mul_(given.problem.scale)
     return found
 
 
@@ -214,7 +228,7 @@ def _sink_gradient(given: _Given, known: _Rows, d_out: Tensor, d_lse: Tensor) ->
     return (torch.exp(given.sink - known.lse) * ((given.a_sink - known.lse_slope) * (d_lse - delta) - rho)).sum((0, 2))
 
 
-def _given(call: Call, problem: Problem, cotangents: list[Tensor | None]) -> _Given:
+def _given(call: Call, problem: Problem, grad_out: Tensor, cotangents: list[Tensor | None]) -> _Given:
     padded = pad(call, problem)
     cached = [isinstance(side, Scaled) or isinstance(call.keys, Paged) for side in key_sides(call.keys)]
     absent = (False, *cached, *(x is None for x in (call.bias, call.alibi, call.sink)))
@@ -224,11 +238,14 @@ def _given(call: Call, problem: Problem, cotangents: list[Tensor | None]) -> _Gi
     def wide(x: Tensor | None) -> Tensor | None:
         return None if x is None else x.to(torch.float64).view((1,) * (4 - x.dim()) + x.shape)
 
+    a_q = torch.zeros_like(padded.q) if a_q is None else padded.pad(a_q)
+    a_k, a_v = (
+        torch.zeros_like(x) if a is None else padded.pad_keys(a) for a, x in ((a_k, padded.k), (a_v, padded.v))
+    )
     return _Given(
-        call, problem, padded, padded.q.transpose(1, 2),
-        torch.zeros_like(padded.q.transpose(1, 2)) if a_q is None else padded.pad(a_q).transpose(1, 2),
-        torch.zeros_like(padded.k) if a_k is None else padded.pad_keys(a_k),
-        torch.zeros_like(padded.v) if a_v is None else padded.pad_keys(a_v),
+        call, problem, padded,
+        not all(bool(torch.isfinite(x).all()) for x in (padded.q, padded.k, padded.v, grad_out, a_q, a_k, a_v)),
+        *(problem.scale * x.transpose(1, 2) for x in (padded.q, a_q)), a_k, a_v,
         wide(call.bias), wide(a_bias),
         None if call.alibi is None else slope_weights(call.alibi.slopes),
         None if a_slopes is None else slope_weights(a_slopes),
@@ -246,7 +263,7 @@ def launch(
     """
     problem, tile = plan.problem, plan.offer.tile
     assert isinstance(problem, Problem)
-    given = _given(call, problem, cotangents)
+    given = _given(call, problem, grad_out, cotangents)
     padded = given.padded
     parts = [_sums(given, rows, tile[1]) for rows in _cuts(problem.T, tile[0])]
     known = _Rows(*(torch.cat(x, 2) for x in zip(*parts, strict=True))) if parts else _sums(given, slice(0), tile[1])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from math import isqrt
+
 from strobe.answers import Offer, Question, Refusal
 from strobe.appending import Append
 from strobe.machine import Machine
 from strobe.merging import Merge
 from strobe.problem import Problem
 
-SCORES = 2**18  # of a tile, over all heads: in float64 a tenth or so of them fills a core's own cache
-SMALLEST_SIDE, LARGEST_SIDE = 32, 512
+SCORES = 2**17  # of a tile, over all heads
+SHORTEST = 16  # side of a tile, however many heads there are
 
 
 def offer(problem: Question, machine: Machine) -> Offer | Refusal:
@@ -21,18 +23,16 @@ def offer(problem: Question, machine: Machine) -> Offer | Refusal:
     if problem.verb == "backward":
         return Offer("backward", "the gradient as the paper's formula, in float64", workspace_bytes=_square(problem, 4))
     if problem.verb == "double backward":
-        side = _side(problem.B * problem.H)
         why = "the gradient of the gradient in float64, a tile of scores at a time; memory grows with T + S, not T × S"
-        return Offer("double_backward", why, (side, side))
+        return Offer("double_backward", why, _tile(problem))
     return Offer("forward", "the definition in float64: every score at once", workspace_bytes=_square(problem, 3))
 
 
-def _side(heads: int) -> int:
-    """Of the tiles of all heads at once: `SCORES` of them, as nearly as a power of two allows."""
-    side = SMALLEST_SIDE
-    while side < LARGEST_SIDE and heads * (2 * side) ** 2 <= SCORES:
-        side *= 2
-    return side
+def _tile(problem: Problem) -> tuple[int, int]:
+    """About `SCORES` scores over all heads, square where there are rows enough."""
+    each = SCORES // max(1, problem.B * problem.H)
+    rows = max(SHORTEST, min(problem.T, isqrt(each)))
+    return rows, max(SHORTEST, each // rows)
 
 
 def _square(problem: Problem, copies: int) -> int:
