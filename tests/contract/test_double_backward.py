@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from strobe import Alibi, Causal, Sink, SoftCap, attention
+from strobe import Alibi, Causal, Sink, SoftCap, Unsupported, attention
 from strobe.backends.reference.double_backward import launch
 from strobe.backends.reference.forward import define
 from strobe.backends.reference.padded import pad
@@ -177,6 +177,14 @@ def test_memory_grows_with_the_length_and_not_with_its_square() -> None:
 
     dense = watched(2048, lambda problem, call, d_out: define(pad(call, problem), call, problem))
     assert dense.largest >= 8 * 2 * 2048**2, "what looks has to see what the definition holds"
+
+
+def test_a_third_gradient_is_refused() -> None:
+    x = torch.randn(1, 5, 2, 8, requires_grad=True)
+    (slope,) = torch.autograd.grad(attention(x, x, x).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(slope.square().sum(), x, create_graph=True)
+    with pytest.raises(Unsupported, match="a third gradient was asked for"):
+        torch.autograd.grad(second.square().sum(), x)
 
 
 def test_a_penalty_on_a_slope_trains() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from strobe.appending import check_append
 from strobe.errors import Invalid, Unsupported
 from strobe.faces.seam import flatten, unflatten
-from strobe.layouts import Dense, Packed, Paged
+from strobe.layouts import Dense, Paged
 from strobe.machine import Machine
 from strobe.masks import Mask
 from strobe.merging import check_merge
@@ -324,6 +324,14 @@ def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
     return of_d_out, None if d_lse is None else of_d_lse, None, None, *others, [None] * len(rest), None, _no_gradients(ctx.sizes)
 
 
+def _remember_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    pass
+
+
+def _no_third_gradient(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
+    raise Unsupported("attention can be differentiated twice; a third gradient was asked for")
+
+
 for _name, _run, _fake in (
     ("attention", _attention, _attention_fake),
     ("attention_backward", _attention_backward, _attention_backward_fake),
@@ -334,3 +342,6 @@ for _name, _run, _fake in (
     torch.library.register_fake(f"strobe::{_name}", _fake, lib=_library)
 torch.library.register_autograd("strobe::attention", _attention_gradient, setup_context=_remember, lib=_library)
 torch.library.register_autograd("strobe::attention_backward", _backward_gradient, setup_context=_remember_backward, lib=_library)
+torch.library.register_autograd(
+    "strobe::attention_backward_backward", _no_third_gradient, setup_context=_remember_nothing, lib=_library
+)

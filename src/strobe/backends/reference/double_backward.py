@@ -245,7 +245,7 @@ def _given(call: Call, problem: Problem, grad_out: Tensor, cotangents: list[Tens
     return _Given(
         call, problem, padded,
         not all(bool(torch.isfinite(x).all()) for x in (padded.q, padded.k, padded.v, grad_out, a_q, a_k, a_v)),
-        *(problem.scale * x.transpose(1, 2) for x in (padded.q, a_q)), a_k, a_v,
+        problem.scale * padded.q.transpose(1, 2), problem.scale * a_q.transpose(1, 2), a_k, a_v,
         wide(call.bias), wide(a_bias),
         None if call.alibi is None else slope_weights(call.alibi.slopes),
         None if a_slopes is None else slope_weights(a_slopes),
