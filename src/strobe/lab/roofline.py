@@ -105,12 +105,13 @@ def _panel(axes: Any, rows: list[dict[str, Any]]) -> None:
 def _legend() -> list[Any]:
     from matplotlib.lines import Line2D
 
-    def sign(label: str, **style: Any) -> Any:
-        return Line2D([], [], linestyle="", markersize=5, label=label, **style)
+    def sign(label: str, marker: str, colour: str, filled: bool = True) -> Any:
+        face = colour if filled else "none"
+        return Line2D([], [], linestyle="", markersize=5, label=label, marker=marker, mec=colour, mfc=face)
 
     return [
-        *(sign(short, marker="s", color=colour) for short, colour in COLOURS.items()),
-        sign("prefill", marker="o", color="#555"),
-        sign("decode", marker="D", color="#555"),
-        sign("torch sdpa", marker="o", mfc="none", mec="#555"),
+        *(sign(short, "s", colour) for short, colour in COLOURS.items()),
+        sign("prefill", "o", "#555"),
+        sign("decode", "D", "#555"),
+        sign("torch sdpa", "o", "#555", filled=False),
     ]
