@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Fills the README's marked places from `benchmarks/results/` and a printed plan, and draws its plot.
+"""Fills the README's marked places from `benchmarks/results/` and a printed plan, and draws the plots of results.
 
-    python tools/readme.py            writes README.md and docs/assets/cpu.svg
+    python tools/readme.py            writes README.md, docs/assets/cpu.svg and docs/assets/roofline.svg
     python tools/readme.py --check    exit code 1 if they are not what would be written
 
-A place begins with `<!-- made: NAME -->` and ends with `<!-- end -->`. Tables are compared word by word; the plot, whose
-bytes depend on matplotlib's version, by the digest of its numbers that it carries.
+A place begins with `<!-- made: NAME -->` and ends with `<!-- end -->`. Tables are compared word by word; the plots, whose
+bytes depend on matplotlib's version, by the digest of their numbers that they carry.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
 from strobe.errors import StrobeError  # noqa: E402
-from strobe.lab import report, results  # noqa: E402
+from strobe.lab import report, results, roofline  # noqa: E402
 
-PLOT = Path("docs/assets/cpu.svg")
+PLOTS = {Path("docs/assets/cpu.svg"): report.plot, Path("docs/assets/roofline.svg"): roofline.plot}
 PLAN = "--machine amx-2 --B 1 --T 1 --S 8192 --H 32 --G 8 --D 128 --dtype bfloat16 --causal"
 
 
@@ -83,7 +83,7 @@ def plan_text() -> str:
 
 
 def digest(result: dict[str, Any]) -> str:
-    """Of the numbers that the plot shows."""
+    """Of the numbers that the plots show."""
     numbers = [result["machine"], [[row["case"], row["strobe"], row["peers"], row["floor"]] for row in result["rows"]]]
     return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -118,19 +118,23 @@ def main(words: list[str]) -> int:
     except StrobeError as error:
         print(f"readme: {error}", file=sys.stderr)
         return 2
-    readme, plot, mark = ROOT / "README.md", ROOT / PLOT, f"<!-- numbers: {digest(cpu)} -->"
+    readme, mark = ROOT / "README.md", f"<!-- numbers: {digest(cpu)} -->"
     before = readme.read_text(encoding="utf-8")
     after = filled(before, blocks)
-    drawn = plot.exists() and mark in plot.read_text(encoding="utf-8")
     if check:
-        stale = ["README.md"] * (before != after) + [str(PLOT)] * (not drawn)
+        stale = ["README.md"] * (before != after) + [str(plot) for plot in PLOTS if not _carries(ROOT / plot, mark)]
         print(f"readme: {' and '.join(stale)}: run tools/readme.py" if stale else "readme: up to date")
         return int(bool(stale))
     readme.write_text(after, encoding="utf-8")
-    report.plot(cpu, plot)
-    plot.write_text(f"{plot.read_text(encoding='utf-8')}{mark}\n", encoding="utf-8")
-    print(f"readme: {readme.name} and {PLOT} written")
+    for plot, draw in PLOTS.items():
+        draw(cpu, ROOT / plot)
+        (ROOT / plot).write_text(f"{(ROOT / plot).read_text(encoding='utf-8')}{mark}\n", encoding="utf-8")
+    print(f"readme: {', '.join((readme.name, *map(str, PLOTS)))} written")
     return 0
+
+
+def _carries(plot: Path, mark: str) -> bool:
+    return plot.exists() and mark in plot.read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":

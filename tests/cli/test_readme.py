@@ -46,7 +46,7 @@ def test_figures_are_those_of_the_results(tool: ModuleType, capsys: pytest.Captu
 
 def test_stale_figures_are_found_and_made_again(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    for name in ("README.md", "benchmarks/results", "docs/assets/cpu.svg"):
+    for name in ("README.md", "benchmarks/results", "docs/assets/cpu.svg", "docs/assets/roofline.svg"):
         there = tmp_path / name
         there.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, there)
@@ -56,7 +56,8 @@ def test_stale_figures_are_found_and_made_again(tool: ModuleType, tmp_path: Path
     assert tool.main(["--check"]) == 1
     assert tool.main([]) == 0
     assert tool.main(["--check"]) == 0
-    assert "<svg" in (tmp_path / "docs/assets/cpu.svg").read_text()
+    for plot in tool.PLOTS:
+        assert "<svg" in (tmp_path / plot).read_text()
 
 
 def test_what_is_said_to_be_missing_is_missing(tool: ModuleType) -> None:

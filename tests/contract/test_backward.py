@@ -143,8 +143,9 @@ def test_opcheck_paged() -> None:
     torch.library.opcheck(torch.ops.strobe.attention.default, flatten(build(case, "float32")))
 
 
-def test_opcheck_of_the_gradient() -> None:
-    asked, _ = with_gradients(_calls()["llama-3-8b chunk over a cache"])
+@pytest.mark.parametrize("name", ["llama-3-8b chunk over a cache", "all terms", "qwen3 packed prefill"])
+def test_opcheck_of_the_gradient(name: str) -> None:
+    asked, _ = with_gradients(_calls()[name])
     state = attend(asked)
     args = (torch.randn_like(state.out), torch.randn_like(state.lse), *(x.detach() for x in state), *flatten(asked))
     torch.library.opcheck(torch.ops.strobe.attention_backward.default, args)

@@ -20,7 +20,7 @@ from torch import Tensor
 from strobe.appending import check_append
 from strobe.errors import Invalid, Unsupported
 from strobe.faces.seam import flatten, unflatten
-from strobe.layouts import Dense, Packed, Paged
+from strobe.layouts import Dense, Paged
 from strobe.machine import Machine
 from strobe.masks import Mask
 from strobe.merging import check_merge
@@ -224,14 +224,14 @@ def _attention(*flat: Any) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-def _backward_plan(call: Call, room: str | None) -> Plan:
-    problem = replace(check(_described(call)), verb="backward")
-    return plan(problem, machine(problem.device), room)
+def _gradient_plan(verb: str, call: Call) -> Plan:
+    problem = replace(check(_described(call)), verb=verb)
+    return plan(problem, machine(problem.device), _room.get())
 
 
 def _attention_backward(d_out: Tensor, d_lse: Tensor | None, out: Tensor, lse: Tensor, *flat: Any) -> tuple[Tensor, ...]:
     call = unflatten(*flat)
-    chosen = _backward_plan(call, _room.get())
+    chosen = _gradient_plan("backward", call)
     found = kernel(chosen.room, chosen.offer.kernel).launch(chosen, call, State(out, lse), d_out.contiguous(), d_lse)
     return tuple(d_out.new_empty(0) if g is None else g.contiguous() for g in found)
 
@@ -240,12 +240,8 @@ def _attention_backward_backward(
     d_out: Tensor, d_lse: Tensor | None, cotangents: list[Tensor | None], *flat: Any
 ) -> list[Tensor]:
     call = unflatten(*flat)
-    if type(call.keys) is not Dense or isinstance(call.q, Packed):
-        raise Unsupported(f"double backward takes dense arrays only; got {type(call.keys).__name__}")
-    if _room.get() not in (None, "reference"):
-        raise Unsupported(f"double backward runs in the reference room; {_room.get()} was asked for")
-    chosen = _backward_plan(call, "reference")
-    found = kernel("reference", "double_backward").launch(chosen, call, d_out, d_lse, list(cotangents))
+    chosen = _gradient_plan("double backward", call)
+    found = kernel(chosen.room, chosen.offer.kernel).launch(chosen, call, d_out, d_lse, list(cotangents))
     return [d_out.new_empty(0) if g is None else g.contiguous() for g in found]
 
 
@@ -276,7 +272,8 @@ def _attention_backward_backward_fake(
     d_out: Tensor, d_lse: Any, cotangents: Any, q: Tensor, k: Tensor, v: Tensor, bias: Any, slopes: Any, sink: Any, rest: Any,
     words: str, sizes: Any,
 ) -> list[Tensor]:  # fmt: skip
-    return [_like(x, d_out) for x in (d_out, d_lse, q, k, v, bias, slopes, sink)]
+    keys = (None if _no_gradient(words, x) else x for x in (k, v))
+    return [_like(x, d_out) for x in (d_out, d_lse, q, *keys, bias, slopes, sink)]
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -295,16 +292,20 @@ def _no_gradients(sizes: list[int]) -> list[None] | None:
     return None if sizes else []
 
 
+def _where_there(found: Any, arrays: Any, words: str) -> list[Tensor | None]:
+    """The gradients of q, k, v, bias, slopes, sink that there are."""
+    absent = [x is None or not x.dtype.is_floating_point for x in arrays]
+    absent[1:3] = (no or _no_gradient(words, x) for no, x in zip(absent[1:3], arrays[1:3], strict=True))
+    return [None if no else g for g, no in zip(found, absent, strict=True)]
+
+
 def _attention_gradient(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
     out, lse, *flat = _recorded(ctx)
     q, v = flat[0], flat[2]
     if d_out is None:
         d_out = q.new_zeros((*q.shape[:-1], v.shape[-1]))
     found = torch.ops.strobe.attention_backward.default(d_out, d_lse, out, lse, *flat)
-    present = [x is not None and x.dtype.is_floating_point for x in flat[:6]]
-    present[1] = present[1] and not _no_gradient(ctx.words, flat[1])
-    present[2] = present[2] and not _no_gradient(ctx.words, flat[2])
-    return *(g if real else None for g, real in zip(found, present, strict=True)), [None] * len(flat[6]), None, _no_gradients(ctx.sizes)
+    return *_where_there(found, flat[:6], ctx.words), [None] * len(flat[6]), None, _no_gradients(ctx.sizes)
 
 
 def _remember_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -315,13 +316,20 @@ def _remember_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
     d_out, d_lse, *flat, rest = (*ctx.saved_tensors[:8], list(ctx.saved_tensors[8:]))
-    inputs = (d_out, d_lse, *flat)
-    found = torch.ops.strobe.attention_backward_backward.default(
+    of_d_out, of_d_lse, *found = torch.ops.strobe.attention_backward_backward.default(
         d_out, d_lse, list(cotangents), *flat, rest, ctx.words, ctx.sizes
     )
-    of_d_out, of_d_lse, *others = (g if x is not None else None for g, x in zip(found, inputs, strict=True))
+    others = _where_there(found, flat, ctx.words)
     # out and lse are functions of the others, and were differentiated as such
-    return of_d_out, of_d_lse, None, None, *others, [None] * len(rest), None, _no_gradients(ctx.sizes)
+    return of_d_out, None if d_lse is None else of_d_lse, None, None, *others, [None] * len(rest), None, _no_gradients(ctx.sizes)
+
+
+def _remember_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    pass
+
+
+def _no_third_gradient(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
+    raise Unsupported("attention can be differentiated twice; a third gradient was asked for")
 
 
 for _name, _run, _fake in (
@@ -334,3 +342,6 @@ for _name, _run, _fake in (
     torch.library.register_fake(f"strobe::{_name}", _fake, lib=_library)
 torch.library.register_autograd("strobe::attention", _attention_gradient, setup_context=_remember, lib=_library)
 torch.library.register_autograd("strobe::attention_backward", _backward_gradient, setup_context=_remember_backward, lib=_library)
+torch.library.register_autograd(
+    "strobe::attention_backward_backward", _no_third_gradient, setup_context=_remember_nothing, lib=_library
+)

@@ -62,6 +62,8 @@ def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Ref
         no.append(f"masks are at most {MOST_MARKS} of Documents, Blocks, Tree and Dense, beside intervals; got {len(marks)}")
     if problem.scaled:
         no.append("keys and values that carry scales are not read yet")
+    if problem.verb == "double backward":
+        no.append("no second gradient here")
     if no:
         return Refusal(tuple(no))
     if problem.verb == "backward":

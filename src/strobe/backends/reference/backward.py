@@ -20,17 +20,7 @@ from strobe.state import Gradients, State
 from strobe.terms import Scaled
 
 
-def _padded_like(padded: Padded, x: Tensor) -> Tensor:
-    """A gradient that lies as the queries do, as float64 `[B, T, …]`."""
-    x = x.to(torch.float64)
-    if padded.q_rows is None:
-        return x
-    full = x.new_zeros((*padded.q_rows.shape, *x.shape[1:]))
-    full[torch.arange(full.shape[1], device=x.device) < padded.queries.view(-1, 1)] = x
-    return full
-
-
-def _to_keys(x: Tensor, group: int) -> Tensor:
+def to_keys(x: Tensor, group: int) -> Tensor:
     """`[B, H, S, ·]` gradients a query head, summed to `[B, S, G, ·]` a key head."""
     b, h, s, width = x.shape
     return x.view(b, h // group, group, s, width).sum(2).transpose(1, 2)
@@ -44,8 +34,8 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
     seen = padded.seen(call)
     out, lse = (x.transpose(1, 2) for x in define(padded, call, problem))  # [B, H, T, V], [B, H, T]
     raw = scores(padded, call, problem)
-    d_out = _padded_like(padded, grad_out).transpose(1, 2)
-    d_lse = torch.zeros_like(lse) if grad_lse is None else _padded_like(padded, grad_lse).transpose(1, 2)
+    d_out = padded.pad(grad_out).transpose(1, 2)
+    d_lse = torch.zeros_like(lse) if grad_lse is None else padded.pad(grad_lse).transpose(1, 2)
     d_lse = torch.where(lse == -torch.inf, 0.0, d_lse)
     k, v = (per_query_head(x, problem.group) for x in (padded.k, padded.v))
     q = padded.q.transpose(1, 2)
@@ -68,7 +58,7 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
         if isinstance(side, Scaled) or isinstance(call.keys, Paged):
             return None
         assert isinstance(side, Tensor)
-        return padded.unpad_keys(_to_keys(x, problem.group), side).to(side.dtype)
+        return padded.unpad_keys(to_keys(x, problem.group), side).to(side.dtype)
 
     sides = key_sides(call.keys)
     tokens = call.q.tokens if isinstance(call.q, Packed) else call.q
@@ -77,7 +67,7 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
         k=as_keys(d_k, sides[0]),
         v=as_keys(d_v, sides[1]),
         bias=None if call.bias is None else d_s.sum_to_size(call.bias.shape).to(call.bias.dtype),
-        slopes=None if call.alibi is None else _slope_gradient(d_s * -distance(padded.grid()), call.alibi.slopes),
+        slopes=None if call.alibi is None else slope_gradient((d_s * -distance(padded.grid())).sum((-1, -2)), call.alibi.slopes),
         sink=None if call.sink is None else _sink_gradient(call.sink.logits, lse, d_lse - delta),
     )
 
@@ -88,8 +78,8 @@ def _tanh(padded: Padded, call: Call, problem: Problem) -> Tensor:
     return torch.tanh(s / call.cap.limit)
 
 
-def _slope_gradient(d_s: Tensor, slopes: Tensor) -> Tensor:
-    per_head = d_s.sum((-1, -2))  # [B, H]
+def slope_gradient(per_head: Tensor, slopes: Tensor) -> Tensor:
+    """`[B, H]` in the shape of the slopes."""
     return (per_head if slopes.dim() == 2 else per_head.sum(0)).to(slopes.dtype)
 
 

@@ -31,11 +31,11 @@ def scores(padded: Padded, call: Call, problem: Problem) -> Tensor:
     if call.bias is not None:
         s = s + call.bias.to(torch.float64)
     if call.alibi is not None:
-        s = s - _slopes(call.alibi.slopes) * distance(padded.grid())
+        s = s - slope_weights(call.alibi.slopes) * distance(padded.grid())
     return s
 
 
-def _slopes(slopes: Tensor) -> Tensor:
+def slope_weights(slopes: Tensor) -> Tensor:
     """`[H]` or `[B, H]` slopes, to broadcast against `[B, H, T, S]`."""
     return slopes.to(torch.float64).view(*((1,) * (2 - slopes.dim())), *slopes.shape, 1, 1)
 
@@ -45,11 +45,11 @@ def distance(grid: Grid) -> Tensor:
     return (grid.query - grid.key).abs().to(torch.float64)
 
 
-def keep_weights(padded: Padded, call: Call) -> Tensor | None:
-    """1 / (1 − p) where dropout keeps the weight, 0 where it drops it; None without dropout."""
+def keep_weights(padded: Padded, call: Call, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor | None:
+    """1 / (1 − p) where dropout keeps the weight, 0 where it drops it, or a tile of that; None without dropout."""
     if call.dropout is None:
         return None
-    grid = padded.grid()
+    grid = padded.grid(rows, columns)
     return kept(call.dropout, grid.b, grid.h, grid.t, grid.key).to(torch.float64) / (1.0 - call.dropout.p)
 
 

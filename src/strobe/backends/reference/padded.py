@@ -28,26 +28,40 @@ class Padded:
     q_rows: Tensor | None  # [B, T] row of packed queries, where real
     k_rows: Tensor | None  # [B, S] row (in the flattened tokens) of keys that do not lie densely
 
-    def grid(self) -> Grid:
-        """Every (b, h, t, s) at once, as arrays that broadcast to `[B, H, T, S]`."""
+    def grid(self, rows: slice = slice(None), columns: slice = slice(None)) -> Grid:
+        """Every (b, h, t, s) at once, or those of a tile, as arrays that broadcast to `[B, H, T, S]`."""
         b, t, s = self.q.shape[0], self.q.shape[1], self.k.shape[1]
 
-        def axis(n: int, place: int) -> Tensor:
+        def axis(n: int, place: int, part: slice = slice(None)) -> Tensor:
             shape = [1, 1, 1, 1]
-            shape[place] = n
-            return torch.arange(n, device=self.q.device).view(shape)
+            shape[place] = -1
+            return torch.arange(n, device=self.q.device)[part].view(shape)
 
-        first = self.first.view(b, 1, 1, 1)
-        return Grid(first + axis(t, 2), axis(s, 3), axis(b, 0), axis(self.q.shape[2], 1), axis(t, 2), first)
+        first, t_axis = self.first.view(b, 1, 1, 1), axis(t, 2, rows)
+        return Grid(first + t_axis, axis(s, 3, columns), axis(b, 0), axis(self.q.shape[2], 1), t_axis, first)
 
-    def seen(self, call: Call) -> Tensor:
-        """Which key each query sees, bool `[B, H, T, S]`."""
-        grid = self.grid()
+    def seen(self, call: Call, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+        """Which key each query sees, bool `[B, H, T, S]`, or a tile of it."""
+        grid = self.grid(rows, columns)
         real = (grid.key < self.keys.view(-1, 1, 1, 1)) & (grid.t < self.queries.view(-1, 1, 1, 1))
-        shape = (self.q.shape[0], self.q.shape[2], self.q.shape[1], self.k.shape[1])
+        shape = (self.q.shape[0], self.q.shape[2], grid.t.shape[2], grid.key.shape[3])
         if 0 in shape:
             return torch.zeros(shape, dtype=torch.bool, device=self.q.device)
         return (real & call.mask.allows(grid)).expand(shape)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """What lies as the queries do, as float64 `[B, T, …]`."""
+        x = x.to(torch.float64)
+        if self.q_rows is None:
+            return x
+        full = x.new_zeros((*self.q_rows.shape, *x.shape[1:]))
+        full[torch.arange(full.shape[1], device=x.device) < self.queries.view(-1, 1)] = x
+        return full
+
+    def pad_keys(self, x: Tensor) -> Tensor:
+        """What lies as the keys or values do, as float64 `[B, S, G, ·]`."""
+        x = x.to(torch.float64)
+        return x if self.k_rows is None else _gathered(x, self.k_rows, self.keys)
 
     def unpad(self, padded: Tensor) -> Tensor:
         """`[B, T, …]` back as the queries lie: `[B, T, …]` or `[N, …]`."""
