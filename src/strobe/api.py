@@ -246,16 +246,23 @@ def run(plan: Plan, q: Any, k: Any, v: Any = None, *, mask: Mask | None = None, 
 
 
 @contextmanager
-def using(room: str) -> Generator[None, None, None]:
-    """Within the `with`, calls run in the named room or raise `Unsupported`.
+def using(room: str | None = None, *, invariant: bool = False) -> Generator[None, None, None]:
+    """Within the `with`, calls run in the named room, or invariantly, or raise `Unsupported`.
+
+        invariant:   bits of a sequence = f(its queries, its keys)
+
+    Invariantly computed, a query's output and lse have the same bits whatever else is in the batch, however a prompt is cut
+    into chunks, whatever a page holds and however many threads there are. Gradients are not part of this. What it costs
+    stands in the plan that `explain` prints.
 
     Args:
-        room: "cpu", "sdpa" or "reference".
+        room: "cpu", "sdpa" or "reference"; unless given, as around the `with`.
+        invariant: True asks for it; False leaves it as it is around the `with`.
 
     Raises:
-        Invalid: there is no room of that name.
+        Invalid: there is no room of that name; neither is asked for.
 
-    Source: docs/how-it-works/rooms.md.
+    Source: docs/how-it-works/rooms.md, docs/how-it-works/split-keys.md.
 
     >>> import torch
     >>> q = torch.randn(1, 3, 8, 64)
@@ -263,5 +270,5 @@ def using(room: str) -> Generator[None, None, None]:
     ...     explain(q, q, q).room
     'reference'
     """
-    with face.using(room):
+    with face.using(room, invariant):
         yield

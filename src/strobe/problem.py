@@ -95,6 +95,7 @@ class Problem:
     device: str
     scale: float
     verb: str = "attention"
+    invariant: bool = False  # a sequence's bits depend on itself alone
 
     def __hash__(self) -> int:
         """Of the call, which decides all but the verb: plans are looked up by their problem at every call."""

@@ -31,6 +31,7 @@ from strobe.state import State
 from strobe.terms import Scaled
 
 _room: ContextVar[str | None] = ContextVar("strobe_room", default=None)
+_invariant: ContextVar[bool] = ContextVar("strobe_invariant", default=False)
 _DTYPES = {getattr(torch, name): name for name in (
     "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool",
     "float8_e4m3fn", "float8_e5m2",
@@ -38,15 +39,18 @@ _DTYPES = {getattr(torch, name): name for name in (
 
 
 @contextmanager
-def using(room: str) -> Generator[None, None, None]:
-    """Calls within run in `room`, or raise."""
-    if room not in ROOMS:
+def using(room: str | None, invariant: bool) -> Generator[None, None, None]:
+    """Calls within run in `room`, and invariantly, or raise; what is not given stays as it is around."""
+    if room is None and not invariant:
+        raise Invalid("using takes a room, invariant=True, or both; got neither")
+    if room is not None and room not in ROOMS:
         raise Invalid(f"no room is called {room!r}; the rooms are {', '.join(ROOMS)}")
-    token = _room.set(room)
+    before = _room.set(_room.get() if room is None else room), _invariant.set(invariant or _invariant.get())
     try:
         yield
     finally:
-        _room.reset(token)
+        _room.reset(before[0])
+        _invariant.reset(before[1])
 
 
 @lru_cache(maxsize=None)
@@ -103,6 +107,8 @@ def _cuda(device: str) -> Machine:
 def plan_of(call: Call) -> Plan:
     """Checked and planned, not run."""
     problem = check(_described(call))
+    if _invariant.get():
+        problem = replace(problem, invariant=True)
     return plan(problem, machine(problem.device), _room.get())
 
 

@@ -43,7 +43,7 @@ def prepared(name: str, plan: Plan) -> Prepared:
         lib.ATTENTION.size, lib.INTERFACE, lib.ISAS[plan.machine.arch], plan.machine.units, lib.DTYPES_BY_NAME[problem.dtype],
         layout, problem.B, lse[0] if packed else problem.T, S, H, problem.G, problem.D, V,
         0, 0, 0, 0, 0, *[0] * 9, 0 if packed else problem.T * H * V, H * V, V, 0 if packed else problem.T * H, H, 1,
-        0, 0, 0, 0, 0, *paged, 0, call.first if placed else 0, placed, 0,
+        0, 0, 0, 0, 0, *paged, 0, call.first if placed else 0, placed, problem.invariant,
         before, after, problem.scale, 0.0 if call.cap is None else call.cap.limit,
         0, 0, H if by_sequence else 0, 0, *lib.NO_FAULT,
     )  # fmt: skip

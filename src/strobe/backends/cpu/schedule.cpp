@@ -1,9 +1,11 @@
 // A call becomes pairs (sequence, key head), pairs become tiles of rows, and the work of all tiles, counted in blocks of
 // keys, is one line of numbers that is cut into parts. A tile that a cut goes through leaves partial states, which are
 // merged in the order of their keys. Cuts depend on the problem and the thread count alone, so the same plan gives the
-// same bits whichever thread takes which part.
+// same bits whichever thread takes which part. In the invariant mode every tile is cut at the same places of its sequence,
+// and always merged, so that neither the rest of the batch nor the thread count shows.
 #include "schedule.hpp"
 
+#include <algorithm>
 #include <memory>
 #include <new>
 
@@ -13,11 +15,14 @@
 namespace strobe {
 namespace {
 
-constexpr size_t PACKED_LIMIT =
-    size_t{4} << 20;  // bytes of packed keys at once and thread, so that caches keep them; more pairs wait for the next wave
-constexpr int64_t PARTS_PER_THREAD = 4;  // with uneven tiles, so that no thread waits long for the last one
-constexpr int64_t SIDE_BY_SIDE = 4096;   // bytes of a token's keys that are worth reading in one go
-constexpr int64_t LEAST_KEYS = 256;      // a part with fewer costs more to merge than to compute
+// Of packed keys at once and thread, so that caches keep them; more pairs wait for the next wave.
+constexpr size_t PACKED_LIMIT = size_t{4} << 20;
+constexpr int64_t PARTS_PER_THREAD = 4;   // with uneven tiles, so that no thread waits long for the last one
+constexpr int64_t SIDE_BY_SIDE = 4096;    // bytes of a token's keys that are worth reading in one go
+constexpr int64_t ROWS_OF_HEADS = 16;     // with which several heads are taken together
+constexpr int64_t LEAST_KEYS = 256;       // a part with fewer costs more to merge than to compute
+constexpr int64_t INVARIANT_KEYS = 2048;  // from one place to the next in the invariant mode
+constexpr int64_t SUMMED_TOGETHER = 4;    // blocks whose sum a kernel makes apart
 
 struct Pair {
   Rows rows;
@@ -105,10 +110,15 @@ Pair pair_of(const strobe_attention &c, int64_t b, int64_t g) {
 struct Line {
   const Tile *tiles;
   int64_t tile_count, work, parts;
-  bool whole;  // part i is tile i, nothing is cut
+  bool whole;            // part i is tile i, nothing is cut
+  const int64_t *fixed;  // where parts begin, and the end; null where they are of one length
 
-  int64_t begin(int64_t part) const { return whole ? (part < tile_count ? tiles[part].start : work) : work * part / parts; }
+  int64_t begin(int64_t part) const {
+    if (fixed) return fixed[part];
+    return whole ? (part < tile_count ? tiles[part].start : work) : work * part / parts;
+  }
   int64_t part_of(int64_t unit) const {
+    if (fixed) return std::upper_bound(fixed, fixed + parts, unit) - fixed - 1;
     int64_t p = unit * parts / work;
     while (begin(p) > unit) p--;
     while (begin(p + 1) <= unit) p++;
@@ -127,16 +137,16 @@ struct Line {
 Line cut(const Tile *tiles, int64_t count, int64_t work, int64_t longest, int threads, Shape shape, int block_keys) {
   // Enough tiles, none of them long: they are taken whole.
   bool whole = count >= PARTS_PER_THREAD * threads && longest * threads * 2 <= work;
-  if (whole || threads == 1) return {tiles, count, work, count, true};
+  if (whole || threads == 1) return {tiles, count, work, count, true, nullptr};
   int64_t wanted = shape == Shape::few ? threads : PARTS_PER_THREAD * threads;
   int64_t worthwhile = most(1, work * block_keys / most(LEAST_KEYS, block_keys));  // never more than the work: no part is empty
-  return {tiles, count, work, least(wanted, worthwhile), false};
+  return {tiles, count, work, least(wanted, worthwhile), false, nullptr};
 }
 
 class Run {
  public:
-  Run(strobe_attention &call, const InstructionSet &set, const Kernel &kernel, Shape shape)
-      : call_(call), set_(set), kernel_(kernel), shape_(shape) {}
+  Run(strobe_attention &call, const InstructionSet &set, const Kernel &kernel, Shape shape, int64_t rows)
+      : call_(call), set_(set), kernel_(kernel), shape_(shape), rows_(rows) {}
 
   int32_t all() {
     pairs_ = array<Pair>(call_.B * call_.G);
@@ -161,14 +171,13 @@ class Run {
   // Pairs, and their tiles with the keys that any of a tile's rows may see, later rows first: under a causal mask these
   // have the most work, and the least should come last.
   void lay_out() {
-    int64_t tile_count = 0, step = kernel_.tile_rows, longest_pair = 0, heads = heads_at_once();
+    int64_t tile_count = 0, step = kernel_.tile_rows, heads = heads_at_once();
     for (int64_t i = 0; i < call_.B * call_.G; i++) {
       pairs_[i] = pair_of(call_, i / call_.G, i % call_.G);
       pairs_[i].tile0 = tile_count;
       if (i % call_.G % heads == 0) tile_count += (pairs_[i].rows.count + step - 1) / step;
-      longest_pair = most(longest_pair, pairs_[i].rows.count);
     }
-    packing_ = kernel_.pack && longest_pair > step;
+    packing_ = kernel_.pack && rows_ > step;
     tiles_ = array<Tile>(tile_count);
     tile_count_ = tile_count;
     for (int64_t i = 0; i < call_.B * call_.G; i++) {
@@ -182,6 +191,7 @@ class Run {
         int64_t ignored, last = tile.row0 + tile.rows - 1;
         visible(call_, pair.rows, pair.keys.count, row_at(pair.rows, tile.row0).t, &tile.key0, &ignored);
         visible(call_, pair.rows, pair.keys.count, row_at(pair.rows, last).t, &ignored, &tile.key1);
+        if (call_.invariant) tile.key0 -= tile.key0 % (SUMMED_TOGETHER * kernel_.block_keys);  // not where these rows' window begins
         tile.key1 = most(tile.key0, tile.key1);
         int64_t block0 = tile.key0 / kernel_.block_keys;
         tile.blocks = most(1, (tile.key1 + kernel_.block_keys - 1) / kernel_.block_keys - block0);
@@ -192,10 +202,10 @@ class Run {
   }
 
   // Where the heads of a token lie side by side and few rows read each key once, several heads are taken together: one at
-  // a time would jump over the others' keys, a token at a time.
+  // a time would jump over the others' keys, a token at a time. With more rows it is these that caches must keep.
   int64_t heads_at_once() const {
     auto beside = [](const int64_t *strides) { return strides[2] > 0 && strides[2] < strides[1]; };
-    if (shape_ == Shape::many || !beside(call_.k_strides) || !beside(call_.v_strides)) return 1;
+    if (shape_ == Shape::many || rows_ > ROWS_OF_HEADS || !beside(call_.k_strides) || !beside(call_.v_strides)) return 1;
     return clamp(SIDE_BY_SIDE / (call_.D * dtype_bytes(call_.dtype)), 1, MOST_HEADS);
   }
 
@@ -204,15 +214,22 @@ class Run {
     for (int64_t i = tile0; i < tile1; i++) tiles_[i].start = work, work += tiles_[i].blocks, longest = most(longest, tiles_[i].blocks);
     if (work == 0) return STROBE_OK;
     Line line = cut(tiles_.get() + tile0, tile1 - tile0, work, longest, call_.threads, shape_, kernel_.block_keys);
-    slot_floats_ = line.whole ? 0 : static_cast<size_t>(round_up(longest_rows() * (2 + call_.V), 16));
-    size_t slots = static_cast<size_t>(2 * line.parts * heads_at_once()) * slot_floats_ * sizeof(float);
+    if (call_.invariant && !line.whole) cut_at_places(line);
+    slot_floats_ = line.whole && !call_.invariant ? 0 : static_cast<size_t>(round_up(longest_rows() * (2 + call_.V), 16));
+    size_t slot_bytes = slot_floats_ * sizeof(float) * static_cast<size_t>(heads_at_once());
+    size_t slots = line.whole ? 0 : static_cast<size_t>(2 * line.parts) * slot_bytes;
     packed_bytes = static_cast<size_t>(round_up(static_cast<int64_t>(packed_bytes), 64));
     char *shared = shared_scratch().reserve(packed_bytes + slots);
     if (!shared) return STROBE_NO_MEMORY;
     packed_ = packing_ ? shared : nullptr;
     slots_ = reinterpret_cast<float *>(shared + packed_bytes);
 
-    size_t scratch_bytes = kernel_.scratch_bytes(call_), list_bytes = static_cast<size_t>(line.parts) * sizeof(float *);
+    size_t scratch_bytes = static_cast<size_t>(round_up(static_cast<int64_t>(kernel_.scratch_bytes(call_)), 64));
+    size_t list_bytes = static_cast<size_t>(line.parts) * sizeof(float *), own_bytes = 0;
+    if (call_.invariant && line.whole) {  // a tile's partials beside the kernel's scratch
+      places_ = longest / place_blocks() + 2;
+      own_bytes = static_cast<size_t>(places_) * (slot_bytes + sizeof(float *));
+    }
     std::atomic<int32_t> code{STROBE_OK};
     int64_t most_blocks = 0;
     for (int64_t i = first; i < last; i++) most_blocks = most(most_blocks, pairs_[i].blocks);
@@ -220,12 +237,13 @@ class Run {
     int team = static_cast<int>(least(team_size(call_.threads), packing_ ? call_.threads : line.parts));
     auto work_on = [&](auto barrier) {
       FlushSubnormals mode;
-      char *scratch = thread_scratch().reserve(scratch_bytes > list_bytes ? scratch_bytes : list_bytes);
+      char *scratch = thread_scratch().reserve(std::max(scratch_bytes + own_bytes, list_bytes));
       if (!scratch) code = STROBE_NO_MEMORY;
       int64_t i;
       while (scratch && packs.take(&i)) pack(pairs_[first + i / most_blocks], i % most_blocks);
       if (packing_) barrier();
-      while (scratch && parts.take(&i)) part(line, i, scratch);
+      while (scratch && parts.take(&i))
+        own_bytes ? tile_in_places(line.tiles[i], scratch, scratch + scratch_bytes) : part(line, i, scratch);
       if (line.whole) return;
       barrier();
       while (scratch && merges.take(&i)) merge(line, i + 1, reinterpret_cast<const float **>(scratch));
@@ -264,6 +282,55 @@ class Run {
     return piece;
   }
 
+  // In blocks, from one place where the invariant mode cuts to the next, and from a tile's first block to its next place.
+  int64_t place_blocks() const { return most(1, INVARIANT_KEYS / kernel_.block_keys); }
+  int64_t first_place(const Tile &tile) const { return place_blocks() - tile.key0 / kernel_.block_keys % place_blocks(); }
+
+  void cut_at_places(Line &line) {
+    int64_t parts = 0;
+    for (int64_t i = 0; i < line.tile_count; i++) parts += line.tiles[i].blocks / place_blocks() + 2;
+    fixed_ = array<int64_t>(parts + 1);
+    line.parts = 0;
+    for (int64_t i = 0; i < line.tile_count; i++) {
+      const Tile &tile = line.tiles[i];
+      for (int64_t at = 0; at < tile.blocks; at += at ? place_blocks() : first_place(tile)) fixed_[line.parts++] = tile.start + at;
+    }
+    fixed_[line.parts] = line.work;
+    line.fixed = fixed_.get();
+  }
+
+  // A whole tile as the invariant mode computes it: a partial from place to place, then merged, though one thread does it all.
+  void tile_in_places(const Tile &tile, char *scratch, char *own) const {
+    float *slots = reinterpret_cast<float *>(own);
+    const float **list =
+        reinterpret_cast<const float **>(own + static_cast<size_t>(places_ * heads_at_once()) * slot_floats_ * sizeof(float));
+    int64_t count = 0;
+    auto slot_of = [&](int64_t place, int64_t head) { return slots + static_cast<size_t>(place * heads_at_once() + head) * slot_floats_; };
+    for (int64_t from = 0, to; from < tile.blocks; from = to, count++) {
+      to = least(tile.blocks, from + (from ? place_blocks() : first_place(tile)));
+      Piece pieces[MOST_HEADS];
+      for (int64_t h = 0; h < tile.heads; h++) {
+        pieces[h] = piece_between(tile, h, from, to);
+        pieces[h].scratch = scratch;
+        if (from > 0 || to < tile.blocks) pieces[h].partial = slot_of(count, h);
+      }
+      kernel_.attend(pieces, static_cast<int>(tile.heads));
+    }
+    for (int64_t h = 0; h < tile.heads && count > 1; h++) {
+      for (int64_t i = 0; i < count; i++) list[i] = slot_of(i, h);
+      set_.merge(piece_of(tile, h), list, static_cast<int>(count));
+    }
+  }
+
+  // The blocks [from, to) of a tile.
+  Piece piece_between(const Tile &tile, int64_t head, int64_t from, int64_t to) const {
+    Piece piece = piece_of(tile, head);
+    int64_t block0 = tile.key0 / kernel_.block_keys;
+    piece.key0 = most(tile.key0, (block0 + from) * kernel_.block_keys);
+    piece.key1 = most(piece.key0, least(tile.key1, (block0 + to) * kernel_.block_keys));
+    return piece;
+  }
+
   // A part leaves at most two partials: of a tile that began before it, and of one that goes on after it.
   float *slot(const Line &line, int64_t part, const Tile &tile, int64_t head) const {
     int64_t which = 2 * part + (tile.start > line.begin(part));
@@ -277,14 +344,12 @@ class Run {
       const Tile &tile = line.tiles[i];
       bool goes_on = tile.start + tile.blocks < end || (line.whole && call_.threads == 1 && i + 1 < line.tile_count);
       const Tile *then = goes_on ? &line.tiles[i + 1] : nullptr;
-      int64_t stop = least(end, tile.start + tile.blocks), block0 = tile.key0 / kernel_.block_keys;
+      int64_t stop = least(end, tile.start + tile.blocks);
       Piece pieces[MOST_HEADS];
       for (int64_t h = 0; h < tile.heads; h++) {
-        Piece &piece = pieces[h] = piece_of(tile, h);
+        Piece &piece = pieces[h] = piece_between(tile, h, unit - tile.start, stop - tile.start);
         piece.scratch = scratch;
         if (unit > tile.start || stop < tile.start + tile.blocks) piece.partial = slot(line, part, tile, h);
-        piece.key0 = most(tile.key0, (block0 + unit - tile.start) * kernel_.block_keys);
-        piece.key1 = most(piece.key0, least(tile.key1, (block0 + stop - tile.start) * kernel_.block_keys));
         if (then) piece.then = &pairs_[then->pair].keys, piece.then_key0 = then->key0, piece.then_key1 = then->key1;
       }
       kernel_.attend(pieces, static_cast<int>(tile.heads));
@@ -309,6 +374,7 @@ class Run {
   const InstructionSet &set_;
   const Kernel &kernel_;
   Shape shape_;
+  int64_t rows_;  // of the longest pair
   bool packing_ = false;
   std::unique_ptr<Pair[]> pairs_;
   std::unique_ptr<Tile[]> tiles_;
@@ -316,6 +382,8 @@ class Run {
   char *packed_ = nullptr;
   float *slots_ = nullptr;
   size_t slot_floats_ = 0;
+  std::unique_ptr<int64_t[]> fixed_;
+  int64_t places_ = 0;  // most partials of a tile that one thread takes whole
 };
 
 }  // namespace
@@ -338,13 +406,14 @@ int32_t attend(strobe_attention &call, Shape shape) {
     for (int64_t b = 0; b < call.B; b++) queries = most(queries, call.q_offsets[b + 1] - call.q_offsets[b]);
   }
   int64_t rows = queries * (call.H / call.G);
-  const InstructionSet *few = set;
-  while (few && !few->few_takes(call, rows)) few = few->below;
+  if (call.invariant) shape = Shape::few;
+  const InstructionSet *few = set;  // invariantly, one kernel, whatever the number of rows
+  while (few && !few->few_takes(call, call.invariant ? 1 : rows)) few = few->below;
   while (!set->many_takes(call)) set = set->below;
   if (shape == Shape::few && few) set = few;
   if (!few) shape = Shape::many;
   try {
-    return Run(call, *set, shape == Shape::few ? set->few : set->many, shape).all();
+    return Run(call, *set, shape == Shape::few ? set->few : set->many, shape, rows).all();
   } catch (const std::bad_alloc &) {
     return STROBE_NO_MEMORY;
   }

@@ -1,4 +1,4 @@
-"""The reference room takes every problem, and is asked last."""
+"""The reference room takes every problem that does not ask for invariant bits, and is asked last."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ SHORTEST = 16  # side of a tile, however many heads there are
 
 
 def offer(problem: Question, machine: Machine) -> Offer | Refusal:
-    """Always an offer: the definition in float64."""
+    """An offer: the definition in float64. Its sums are torch's products, whose order may depend on the whole batch."""
     if isinstance(problem, Merge):
         return Offer("merge", "the law of states, in float64")
     if isinstance(problem, Append):
         return Offer("append", "an indexed copy")
+    if problem.invariant:
+        return Refusal(("sums are torch's products over the padded batch, so it is not invariant",))
     if problem.verb == "backward":
         return Offer("backward", "the gradient as the paper's formula, in float64", workspace_bytes=_square(problem, 4))
     if problem.verb == "double backward":

@@ -26,6 +26,8 @@ def offer(problem: Question, machine: Machine) -> Offer | Refusal:
         no.append("masks are Full, Causal and Window")
     if problem.scaled:
         no.append("keys and values that carry scales are not read")
+    if problem.invariant:
+        no.append("torch's kernel cuts its work as the whole batch asks, so it is not invariant")
     no += [f"no {name}" for name in ("cap", "bias", "alibi", "sink", "dropout") if getattr(call, name) is not None]
     if problem.V != problem.D:
         no.append(f"V has to be D; got D={problem.D}, V={problem.V}")

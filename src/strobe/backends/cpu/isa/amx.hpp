@@ -142,11 +142,12 @@ static inline Bases prepare(const Scoring &how, AmxSub &sub, float *s, int64_t k
   vec old[2], now[2];
   for (int x = 0; x < 2; x++) {
     old[x] = load(sub.m + 16 * x);
-    now[x] = max(old[x], mul(max(top[x], top[x + 2]), bases.factor));
-    grew = grew || any_greater(now[x], add(old[x], set1(LAZY)));
+    vec most_yet = mul(max(top[x], top[x + 2]), bases.factor), enough = add(old[x], set1(LAZY));
+    now[x] = select_less(enough, most_yet, most_yet, old[x]);
+    grew = grew || any_greater(most_yet, enough);
   }
   for (int x = 0; x < 2; x++) {
-    bases.m[x] = zero_if_minus_infinity(grew ? now[x] : old[x]);
+    bases.m[x] = zero_if_minus_infinity(now[x]);
     if (!grew) continue;
     vec by = exp2_exact(minus(old[x], bases.m[x]));
     store(sub.m + 16 * x, now[x]);

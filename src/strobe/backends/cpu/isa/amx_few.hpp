@@ -52,11 +52,11 @@ static size_t amx_few_bytes(const strobe_attention &) {
 }
 
 static bool on_tiles(const strobe_attention &call, int64_t rows) {
-  return call.dtype == STROBE_BF16 && call.D % CHUNK == 0 && call.V % CHUNK == 0 && rows >= LEAST_AMX_ROWS &&
-         rows <= MOST_SETS * AMX_FEW_ROWS;
+  bool enough = rows >= LEAST_AMX_ROWS || call.invariant;
+  return call.dtype == STROBE_BF16 && call.D % CHUNK == 0 && call.V % CHUNK == 0 && enough && rows <= MOST_SETS * AMX_FEW_ROWS;
 }
 static bool amx_few_takes(const strobe_attention &call, int64_t rows) {
-  return !shaped(call) && (rows <= FEW_ROWS || on_tiles(call, rows));
+  return !shaped(call) && (on_tiles(call, rows) || (rows <= FEW_ROWS && !call.invariant));
 }
 
 // n tokens of sixteen at one distance: as they lie if they do, else copied, zeros behind the last.
@@ -203,9 +203,10 @@ static inline bool find_greatest(const Scoring &how, const AmxFewHead &head, Amx
   for (int x = 0; x < 4; x++) top[x] = load(b.s[x]);
   for (int j = 4; j < keys; j += 4)
     for (int x = 0; x < 4; x++) top[x] = max(top[x], load(b.s[j + x]));
-  *now = max(m, mul(max(max(top[0], top[1]), max(top[2], top[3])), set1(how.exponent())));
-  constexpr float LAZY_FEW = 8;  // rescaled only when the greatest score grew by more than 2^8
-  return any_greater(*now, add(m, set1(LAZY_FEW)));
+  constexpr float LAZY_FEW = 8;  // a row is rescaled only when its greatest score grew by more than 2^8
+  vec most_yet = mul(max(max(top[0], top[1]), max(top[2], top[3])), set1(how.exponent())), enough = add(m, set1(LAZY_FEW));
+  *now = select_less(enough, most_yet, most_yet, m);
+  return any_greater(most_yet, enough);
 }
 
 static void rescale(int64_t V, AmxFewHead &head, vec now) {
