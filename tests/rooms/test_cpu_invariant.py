@@ -6,7 +6,6 @@ import random
 
 import pytest
 import torch
-from torch import Tensor
 
 import strobe
 from strobe import Alibi, Causal, Mask, Packed, Paged, Sink, SoftCap, Window, using

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ def cpu(arguments: argparse.Namespace) -> int:
     from strobe.lab.measure import Effort, last_level_cache_bytes
 
     counts = thread_counts(arguments.threads, torch.get_num_threads())
-    cases = [case for case in suite(arguments.quick) if arguments.only is None or arguments.only in case.name]
+    cases = [case for case in suite(arguments.quick) if arguments.only is None or any(text in case.name for text in arguments.only)]
     if not cases:
-        raise Invalid(f"no case's name contains {arguments.only!r}; names are like {suite(True)[0].name!r}")
+        raise Invalid(f"no case's name contains {' or '.join(map(repr, arguments.only))}; names are like {suite(True)[0].name!r}")
     if not (math.isfinite(arguments.seconds) and arguments.seconds > 0):
         raise Invalid(f"--seconds is a finite number above 0; got {arguments.seconds:g}")
     if not 0 <= arguments.seed <= LARGEST_SEED:
@@ -71,7 +72,8 @@ def _command(arguments: argparse.Namespace) -> str:
     """The command that makes the file again."""
     words = ["strobe bench cpu"]
     words += [f"--{name}" for name in ("quick", "flex") if getattr(arguments, name)]
-    words += [f"--{name} {getattr(arguments, name)}" for name in ("threads", "only") if getattr(arguments, name) is not None]
+    words += [f"--threads {arguments.threads}"] * (arguments.threads is not None)
+    words += [f"--only {shlex.quote(text)}" for text in arguments.only or ()]
     words += [f"--seconds {arguments.seconds:g}"] * (arguments.seconds != 3.0) + [f"--seed {arguments.seed}"] * (arguments.seed != 0)
     return " ".join(words)
 

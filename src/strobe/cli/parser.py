@@ -75,7 +75,7 @@ def _bench(commands: Any) -> None:
     cpu.add_argument("--quick", action="store_true", help="a few cases only")
     cpu.add_argument("--threads", metavar="N[,N]", help="numbers of threads to measure with; torch's own unless given")
     cpu.add_argument("--flex", action="store_true", help="FlexAttention as another peer (compiles for minutes)")
-    cpu.add_argument("--only", metavar="TEXT", help="only cases whose name contains this")
+    cpu.add_argument("--only", metavar="TEXT", action="append", help="only cases whose name contains this, or another one given")
     cpu.add_argument("--plot", action="store_true", help="draw the results beside them (cpu.svg and cpu.png)")
     cpu.add_argument("--seconds", type=float, default=3.0, metavar="S", help="longest time a case, after at least five rounds")
     cpu.add_argument("--seed", type=int, default=0, metavar="N", help="of the arrays that are drawn")

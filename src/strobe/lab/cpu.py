@@ -29,6 +29,7 @@ MATMUL = "matmul"  # the ceiling of prefill: torch's matrix product of two 2048 
 EDGE = 2048
 CHECKED_ROWS = 8  # queries compared with float64, the first and the last among them
 ANOTHER = 10  # times our own limit: a peer beyond it computes something else
+FRESH = 4_194_301  # random numbers of an array before they are repeated
 SHARE = 0.4  # of the available memory that one case may take
 
 
@@ -131,12 +132,14 @@ def measure(cases: list[Case], counts: tuple[int, ...], effort: Effort, flex: bo
 
 
 def draw(case: Case, seed: int, sets: int) -> list[Arrays]:
-    """Buffer sets of fresh random numbers."""
+    """Buffer sets of fresh random numbers; in long arrays they come again after 4 million, a prime number that no head's
+    length divides, because drawing all of them would take longer than the measurement."""
     g = torch.Generator().manual_seed(seed + sum(map(ord, case.name)))
     kind = getattr(torch, case.dtype)
 
     def numbers(count: int) -> Tensor:
-        return torch.empty(count, dtype=kind).normal_(generator=g)
+        drawn = torch.empty(min(count, FRESH), dtype=kind).normal_(generator=g)
+        return drawn.repeat(-(-count // FRESH))[:count]
 
     def table() -> Tensor | None:
         if case.page is None:

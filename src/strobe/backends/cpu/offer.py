@@ -76,7 +76,7 @@ def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Ref
     amx = machine.arch == "amx"
     on_tiles = amx and not shaped and problem.dtype == "bfloat16" and problem.D % 32 == problem.V % 32 == 0
     if problem.invariant and not shaped:
-        why = "invariant: one kernel for any number of rows, keys cut at the same places of each sequence; prompts take 2 to 5 times as long"
+        why = "invariant: one kernel for any number of rows, keys cut at the same places; prompts take 2 to 5 times as long"
         return Offer("decode", why, (FEW_ROWS_ON_TILES if on_tiles else FEW_ROWS, KEYS))
     if not shaped and rows <= (FEW_ROWS_ON_TILES if on_tiles else FEW_ROWS):
         pairs = problem.B * problem.G
