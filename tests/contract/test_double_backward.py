@@ -106,6 +106,32 @@ def test_where_tiles_end_does_not_matter(name: str, tile: tuple[int, int]) -> No
             assert error(a, b) < 1e-13 and torch.equal(a, c)
 
 
+def test_infinity_reaches_only_what_sees_it() -> None:
+    g = torch.Generator().manual_seed(5)
+    q, k, v, d_out, a_q, a_k, a_v = (torch.randn(1, 40, 2, 8, generator=g, dtype=torch.float64) for _ in range(7))
+    d_lse = torch.randn(1, 40, 2, generator=g, dtype=torch.float64)
+    call = Call(q, Dense(k, v), Causal())
+    problem = problem_of(call)
+    clean = launch(tiled(problem, (16, 16)), call, d_out, d_lse, [a_q, a_k, a_v, None, None, None])
+    spoilt = d_lse.clone()
+    spoilt[:, 10] = torch.inf  # query 10 sees the keys 0 … 10
+    found = launch(tiled(problem, (16, 16)), call, d_out, spoilt, [a_q, a_k, a_v, None, None, None])
+    of_q, of_k = found[2], found[3]
+    assert of_q is not None and of_k is not None and clean[2] is not None and clean[3] is not None
+    assert not of_q[:, 10].isfinite().any() and not of_k[:, :11].isfinite().all()
+    others = torch.arange(40) != 10
+    assert error(of_q[:, others], clean[2][:, others]) < 1e-13 and error(of_k[:, 11:], clean[3][:, 11:]) < 1e-13
+
+
+def test_the_desks_say_who_does_it() -> None:
+    problem = replace(problem_of(build(next(case for case in LIFE if case.dropout is None), "float32")), verb="double backward")
+    chosen = plan(problem, machine("cpu"))
+    assert (chosen.room, chosen.offer.kernel) == ("reference", "double_backward")
+    assert dict(chosen.refusals)["cpu"] and dict(chosen.refusals)["sdpa"]
+    rows, columns = chosen.offer.tile
+    assert problem.B * problem.H * rows * columns <= 2**17
+
+
 PROMISED = [case for case in GRADED if case in LIFE and not case.scaled and not case.keys.startswith("paged") and case.T > 1]
 
 

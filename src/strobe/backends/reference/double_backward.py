@@ -228,7 +228,7 @@ def _sink_gradient(given: _Given, known: _Rows, d_out: Tensor, d_lse: Tensor) ->
     return (torch.exp(given.sink - known.lse) * ((given.a_sink - known.lse_slope) * (d_lse - delta) - rho)).sum((0, 2))
 
 
-def _given(call: Call, problem: Problem, grad_out: Tensor, cotangents: list[Tensor | None]) -> _Given:
+def _given(call: Call, problem: Problem, incoming: tuple[Tensor, Tensor | None], cotangents: list[Tensor | None]) -> _Given:
     padded = pad(call, problem)
     cached = [isinstance(side, Scaled) or isinstance(call.keys, Paged) for side in key_sides(call.keys)]
     absent = (False, *cached, *(x is None for x in (call.bias, call.alibi, call.sink)))
@@ -244,7 +244,7 @@ def _given(call: Call, problem: Problem, grad_out: Tensor, cotangents: list[Tens
     )
     return _Given(
         call, problem, padded,
-        not all(bool(torch.isfinite(x).all()) for x in (padded.q, padded.k, padded.v, grad_out, a_q, a_k, a_v)),
+        not all(bool(torch.isfinite(x).all()) for x in (padded.q, padded.k, padded.v, *incoming, *cotangents) if x is not None),
         problem.scale * padded.q.transpose(1, 2), problem.scale * a_q.transpose(1, 2), a_k, a_v,
         wide(call.bias), wide(a_bias),
         None if call.alibi is None else slope_weights(call.alibi.slopes),
@@ -263,7 +263,7 @@ def launch(
     """
     problem, tile = plan.problem, plan.offer.tile
     assert isinstance(problem, Problem)
-    given = _given(call, problem, grad_out, cotangents)
+    given = _given(call, problem, (grad_out, grad_lse), cotangents)
     padded = given.padded
     parts = [_sums(given, rows, tile[1]) for rows in _cuts(problem.T, tile[0])]
     known = _Rows(*(torch.cat(x, 2) for x in zip(*parts, strict=True))) if parts else _sums(given, slice(0), tile[1])
