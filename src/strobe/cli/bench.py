@@ -26,9 +26,10 @@ def cpu(arguments: argparse.Namespace) -> int:
     from strobe.lab.measure import Effort, last_level_cache_bytes
 
     counts = thread_counts(arguments.threads, torch.get_num_threads())
-    cases = [case for case in suite(arguments.quick) if arguments.only is None or any(text in case.name for text in arguments.only)]
+    wanted: list[str] = arguments.only or [""]
+    cases = [case for case in suite(arguments.quick) if any(text in case.name for text in wanted)]
     if not cases:
-        raise Invalid(f"no case's name contains {' or '.join(map(repr, arguments.only))}; names are like {suite(True)[0].name!r}")
+        raise Invalid(f"no case's name contains {' or '.join(map(repr, wanted))}; names are like {suite(True)[0].name!r}")
     if not (math.isfinite(arguments.seconds) and arguments.seconds > 0):
         raise Invalid(f"--seconds is a finite number above 0; got {arguments.seconds:g}")
     if not 0 <= arguments.seed <= LARGEST_SEED:
