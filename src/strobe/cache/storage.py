@@ -36,6 +36,11 @@ class Storage:
         """Memory of the arrays."""
         return sum(x.numel() * x.element_size() for x in (*self.keys, *self.values))
 
+    @property
+    def token_bytes(self) -> int:
+        """Memory of a token's keys and values in the largest layer."""
+        return max(Storage.page_bytes([w], 1, self.keys[0].dtype) for w in self.layers)
+
     @staticmethod
     def page_bytes(layers: Sequence[Widths], size: int, dtype: torch.dtype) -> int:
         """Memory of one page, all layers together."""
