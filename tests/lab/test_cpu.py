@@ -9,9 +9,9 @@ import torch
 
 import strobe
 from strobe import Broken
-from strobe.lab import cpu, report
+from strobe.lab import cpu, onnx, report
 from strobe.lab.cases import Case
-from strobe.lab.cpu import Skipped, gate_all, measure
+from strobe.lab.cpu import Skipped, draw, gate_all, judge, measure, ways
 from strobe.lab.measure import Effort
 from strobe.lab.results import Row
 
@@ -96,3 +96,15 @@ def test_the_table_shows_ratios_and_reasons() -> None:
     assert headings == ["case", "strobe", "torch sdpa takes", "torch flex takes", "floor", "of the floor's rate"]
     assert line == ["decode S8 2T", "10.0 µs", "2.50 ×", "no compiler", "8.00 µs", "80 %"]
     assert report.markdown(headings, [line]).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+
+
+def test_onnxruntime_decodes_the_same() -> None:
+    """Where it is installed (`pip install strobe-attention[peers]`)."""
+    pytest.importorskip("onnxruntime", reason="this machine has no onnxruntime")
+    pytest.importorskip("onnx", reason="this machine has no onnx")
+    for dtype in onnx.DTYPES:
+        case = Case("decode", 2, 1, 40, 4, 2, 16, dtype)
+        (found,) = [way for way in ways(case, flex=False) if way.name == "onnxruntime"]
+        for arrays in draw(case, 0, 2):
+            judged = judge(case, found, arrays)
+            assert not isinstance(judged, str) and judged[0] <= 4 * judged[1]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import strobe
 from strobe.errors import Broken
+from strobe.lab import onnx
 from strobe.lab.cases import Case
 from strobe.lab.measure import Contender, Effort, Samples, available_bytes, interleave, poisoned, rotating_sets, threads
 from strobe.lab.results import Row
@@ -171,6 +172,8 @@ def ways(case: Case, flex: bool) -> list[Way]:
         found.append(_torch_packed(case))
     if flex and case.page is None:
         found.append(_torch_flex(case))
+    if case.kind == "decode" and case.page is None and case.dtype in onnx.DTYPES and onnx.available():
+        found.append(_onnxruntime())
     return found
 
 
@@ -207,6 +210,17 @@ def _torch_packed(case: Case) -> Way:
         return attend(q.view(case.B, case.G, case.H // case.G, case.D), k, v)
 
     return Way("torch packed", run, Arrays.ours, lambda out: out.reshape(case.B, 1, case.H, case.D))
+
+
+def _onnxruntime() -> Way:
+    made: list[Callable[[Tensor, Tensor, Tensor], Tensor]] = []
+
+    def run(arrays: Arrays) -> Tensor:
+        if not made:
+            made.append(onnx.decoder(*arrays.torchs()[:2]))
+        return made[0](*arrays.torchs())
+
+    return Way("onnxruntime", run, Arrays.ours, lambda out: out)
 
 
 def _torch_flex(case: Case) -> Way:

@@ -26,7 +26,7 @@ from strobe.machine import Machine
 
 FIELDS = ("machine", "versions", "commit", "dirty", "command", "date", "rows")
 ROW = ("case", "metric", "unit", "higher_is_better", "strobe", "peers", "floor", "plan")
-PEERS = ("transformers", "tokenizers", "safetensors")
+PEERS = ("transformers", "tokenizers", "safetensors", "onnxruntime")
 
 
 @dataclass(frozen=True)
