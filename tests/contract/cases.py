@@ -105,6 +105,8 @@ LIFE = (
     Case("mixed engine step", 4, 33, 190, 8, 2, 64, keys="paged 16", queries="packed", mask=Causal(), lengths=(190, 33, 5, 100), q_lengths=(1, 33, 5, 1)),
     Case("int8 cache", 2, 1, 120, 8, 2, 64, mask=Causal(), scaled="int8"),
     Case("float8 cache, paged", 2, 1, 60, 8, 2, 64, keys="paged 16", mask=Causal(), scaled="float8_e4m3fn", lengths=(60, 31)),
+    Case("int8 cache, paged", 2, 3, 300, 32, 8, 128, keys="paged 16", mask=Causal(), scaled="int8", lengths=(300, 131)),
+    Case("int8 chunk over a cache", 2, 48, 320, 8, 2, 128, keys="paged 16", mask=Causal(), scaled="int8", lengths=(320, 90)),
     Case("dropout", 1, 40, 40, 4, 2, 32, mask=Causal(), dropout=Dropout(0.25, 2**40 + 3)),
 )  # fmt: skip
 
@@ -149,6 +151,14 @@ CRUEL = (
     Case("dense bias", 2, 20, 30, 4, 2, 64, mask=Causal(), terms=("bias",)),
     Case("all terms", 1, 24, 40, 4, 2, 64, mask=Causal() & Window(before=20), terms=("cap", "bias", "alibi", "sink"), dropout=Dropout(0.1, 9)),
     Case("sink and no keys", 1, 3, 0, 4, 2, 64, terms=("sink",)),
+    Case("int8, ranges", 3, 1, 60, 4, 2, 64, keys="ranged", mask=Causal(), scaled="int8", lengths=(60, 11, 1)),
+    Case("int8, packed", 3, 20, 40, 4, 2, 64, keys="packed", queries="packed", mask=Causal(), scaled="int8", lengths=(0, 40, 3), q_lengths=(2, 20, 0)),
+    Case("int8, strides permuted", 2, 1, 90, 4, 2, 128, keys="permuted", queries="permuted", scaled="int8"),
+    Case("int8, D 40, V 72", 2, 2, 50, 4, 2, 40, 72, mask=Causal(), scaled="int8"),
+    Case("int8, all terms", 1, 24, 40, 4, 2, 64, mask=Causal() & Window(before=20), terms=("cap", "bias", "alibi", "sink"), scaled="int8"),
+    Case("int8, group of 8, a window over pages", 2, 1, 200, 16, 2, 128, keys="paged 3", mask=Causal() & Window(before=70), scaled="int8", lengths=(200, 7)),
+    Case("int8, negative scale and cap", 2, 1, 90, 4, 2, 64, terms=("cap",), scale=-0.3, scaled="int8"),
+    Case("int8, 64k keys", 1, 1, 65_536, 4, 1, 64, scaled="int8"),
     Case("many keys, one head", 1, 1, 3001, 1, 1, 64),
     Case("64k keys, one query", 1, 1, 65_536, 4, 1, 64),
     Case("16k keys, a tile of queries", 1, 40, 16_384, 1, 1, 64),
@@ -225,10 +235,11 @@ def _keys(case: Case, draw: Callable[..., Tensor], g: torch.Generator) -> layout
         return Paged(k, v, table, lengths, case.S)
     if case.keys == "packed":
         n = sum(case.lengths)
-        return layouts.PackedKeys(draw(n, case.G, case.D), draw(n, case.G, case.width), _offsets(case.lengths), case.S)
+        k, v = (narrow(draw(n, case.G, width)) for width in (case.D, case.width))
+        return layouts.PackedKeys(k, v, _offsets(case.lengths), case.S)
     k, v = (draw(case.B, case.S, case.G, width) for width in (case.D, case.width))
     if case.keys == "ranged":
-        return Ranged(k, v, (case.S - lengths).int(), lengths)
+        return Ranged(narrow(k), narrow(v), (case.S - lengths).int(), lengths)
     if case.keys == "permuted":
         k, v = _permuted(k), _permuted(v)
     return layouts.Dense(narrow(k), narrow(v))

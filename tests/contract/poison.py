@@ -39,20 +39,19 @@ def poisoned_memory() -> Iterator[None]:
 
 
 def poison_unseen(call: Call, problem: Problem) -> None:
-    """Writes NaN and infinities, in place, into every key and value that no query of the call may see."""
+    """Writes NaN and infinities, in place, into every key and value that no query of the call may see, or into its scale."""
     padded = pad(call, problem)
     seen = padded.seen(call).any(2).any(1)  # [B, S]
     for side in key_sides(call.keys):
-        if isinstance(side, Scaled):
-            continue
+        rows = side.scale[..., None] if isinstance(side, Scaled) else side
         if isinstance(call.keys, Paged) or padded.k_rows is not None:
-            flat = side.view(-1, *side.shape[-2:])
+            flat = rows.view(-1, *rows.shape[-2:])
             untouched = torch.ones(flat.shape[0], dtype=torch.bool)
             assert padded.k_rows is not None
             untouched[padded.k_rows[seen]] = False
-            flat[untouched] = _wild(int(untouched.sum()), side)
+            flat[untouched] = _wild(int(untouched.sum()), rows)
         else:
-            side[~seen] = _wild(int((~seen).sum()), side)
+            rows[~seen] = _wild(int((~seen).sum()), rows)
 
 
 def _wild(rows: int, like: Tensor) -> Tensor:

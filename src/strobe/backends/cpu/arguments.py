@@ -15,6 +15,7 @@ from strobe.masks import split
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
 from strobe.state import State
+from strobe.terms import Scaled
 
 
 class Prepared(NamedTuple):
@@ -24,6 +25,7 @@ class Prepared(NamedTuple):
     out: Tensor
     lse: Tensor
     more: bool  # than most calls have
+    scaled: bool  # keys and values
 
 
 @lru_cache(maxsize=4096)
@@ -44,11 +46,12 @@ def prepared(name: str, plan: Plan) -> Prepared:
         layout, problem.B, lse[0] if packed else problem.T, S, H, problem.G, problem.D, V,
         0, 0, 0, 0, 0, *[0] * 9, 0 if packed else problem.T * H * V, H * V, V, 0 if packed else problem.T * H, H, 1,
         0, 0, 0, 0, 0, *paged, 0, call.first if placed else 0, placed, problem.invariant,
+        _keys_dtype(problem), 0,
         before, after, problem.scale, 0.0 if call.cap is None else call.cap.limit,
-        0, 0, H if by_sequence else 0, 0, *lib.NO_FAULT,
+        0, 0, H if by_sequence else 0, 0, *[0] * 8, *lib.NO_FAULT,
     )  # fmt: skip
     out = _like((*lse, V), getattr(torch, problem.dtype))
-    return Prepared(lib.Form(name, lib.ATTENTION, form), out, _like(lse, torch.float32), has_extras(call))
+    return Prepared(lib.Form(name, lib.ATTENTION, form), out, _like(lse, torch.float32), has_extras(call), problem.scaled)
 
 
 def _like(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -64,11 +67,21 @@ def _layout(keys: Any, problem: Problem) -> tuple[int, int, tuple[int, int, int]
     if isinstance(keys, Dense):
         return lib.DENSE, problem.S, none
     if isinstance(keys, Paged):
-        return lib.PAGED, problem.S, (keys.table.shape[1], *keys.keys.shape[:2])
+        return lib.PAGED, problem.S, (keys.table.shape[1], *_data(keys.keys).shape[:2])
     if isinstance(keys, Ranged):
         return lib.RANGED, problem.S, none
     assert isinstance(keys, PackedKeys)
-    return lib.PACKED, keys.k.shape[0], none
+    return lib.PACKED, _data(keys.k).shape[0], none
+
+
+def _data(side: Any) -> Any:
+    """The array of keys or values, narrow or not."""
+    return side.data if isinstance(side, Scaled) else side
+
+
+def _keys_dtype(problem: Problem) -> int:
+    side = key_sides(problem.call.keys)[0]
+    return lib.NARROW_BY_NAME[side.data.dtype] if isinstance(side, Scaled) else lib.DTYPES_BY_NAME[side.dtype]
 
 
 def attend(name: str, plan: Plan, call: Call) -> State:
@@ -82,13 +95,17 @@ def attend(name: str, plan: Plan, call: Call) -> State:
 
 def filled(known: Prepared, call: Call, state: State) -> tuple[Any, tuple[Any, ...]]:
     """The struct of a call whose results are, or will be, `state`; and what has to live until a kernel has read it."""
-    form, _, _, more = known
+    form, _, _, more, scaled = known
     out, lse = state
     packed, keys = isinstance(call.q, Packed), call.keys
     q = call.q.tokens if packed else call.q
     k, v = key_sides(keys)
     sink = slopes = extras = None
     struct = form.copy()
+    if scaled:
+        at, write = lib.SCALES
+        write(struct, at, k.scale.data_ptr(), v.scale.data_ptr(), *_scale_strides(k.scale), *_scale_strides(v.scale))
+        k, v = k.data, v.data
     at, write = lib.TENSORS
     write(
         struct, at, q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), lse.data_ptr(), *strides(q), *strides(k), *strides(v)
@@ -115,6 +132,12 @@ def strides(x: Tensor) -> tuple[int, ...]:
     """(batch or page, token, head); the width's is 1. Packed tokens have no batch."""
     found = x.stride()
     return found[:3] if len(found) == 4 else (0, *found[:2])
+
+
+def _scale_strides(scale: Tensor) -> tuple[int, ...]:
+    """(batch or page, token, head)."""
+    found = scale.stride()
+    return found if len(found) == 3 else (0, *found)
 
 
 def _index(keys: Any) -> tuple[int, int, int, int]:

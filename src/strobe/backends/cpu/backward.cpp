@@ -191,6 +191,7 @@ extern "C" int32_t strobe_backward(strobe_gradients *call) {
   int32_t code = check_call(forward);
   call->fault = forward.fault;
   if (code) return code;
+  if (scaled(forward)) return fail(call->fault, STROBE_BAD_DTYPE, 0, 0, forward.keys_dtype);
   const InstructionSet *set = instruction_set(forward.isa);
   if (!set) return fail(call->fault, STROBE_BAD_ISA, 0, 0, forward.isa);
   while (!set->backward || !set->backward->takes(forward)) set = set->below;

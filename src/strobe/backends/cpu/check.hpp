@@ -12,6 +12,11 @@ inline int32_t fail(strobe_fault &fault, int32_t code, int64_t sequence, int64_t
 }
 
 inline bool valid_dtype(int32_t dtype) { return dtype == STROBE_F32 || dtype == STROBE_BF16 || dtype == STROBE_F16; }
+// Keys and values of the queries' dtype, or narrow ones with their scales.
+inline bool valid_keys(const strobe_attention &c) {
+  if (c.keys_dtype == c.dtype) return !c.k_scale && !c.v_scale;
+  return c.keys_dtype == STROBE_I8 && c.k_scale && c.v_scale;
+}
 inline bool valid_width(int64_t width) { return width > 0 && width <= MAX_WIDTH && width % 8 == 0; }
 
 // Offsets climb from 0 or more to at most `tokens`; `all` of the tokens belong to a sequence if their outputs are written.

@@ -27,6 +27,7 @@ struct FewHead {
 };
 struct FewScratch {
   alignas(64) float s[FEW_ROWS * FEW_KEYS];
+  alignas(64) float k_scale[FEW_KEYS], v_scale[FEW_KEYS];  // of this block
   const char *k[FEW_KEYS], *v[FEW_KEYS];
   FewHead heads[MOST_HEADS];
 };
@@ -87,13 +88,13 @@ struct Fetchers {
 // What lies `ahead` tokens after what these heads read.
 static Fetchers fetchers(const Piece *pieces, int heads, int64_t ahead) {
   const Piece &piece = pieces[0];
-  int64_t bytes = dtype_bytes(piece.call->dtype);
+  int64_t bytes = dtype_bytes(piece.call->keys_dtype);
   int64_t k_head = heads > 1 ? pieces[1].keys->k - piece.keys->k : 0, v_head = heads > 1 ? pieces[1].keys->v - piece.keys->v : 0;
   return {Fetcher(piece, false, piece.call->D * bytes, ahead, heads, k_head),
           Fetcher(piece, true, piece.call->V * bytes, ahead, heads, v_head)};
 }
 
-// WIDTH is that of keys and values, 0 where only the call knows; a row of a known one in lines.
+// WIDTH is that of keys and values, 0 where only the call knows; a row of a known one in lines of 64 bytes.
 template <int WIDTH, class T>
 constexpr int lines() {
   return WIDTH * static_cast<int>(sizeof(T)) / 64;
@@ -170,10 +171,13 @@ static void score_block(const Piece &piece, FewScratch &f, const FewHead &head, 
   }
 }
 
-// Scores of row r to weights; keys the row may not see weigh nothing.
+// Scores of row r to weights; keys the row may not see weigh nothing. A key's scale joins its score, a value's its weight.
 static void weigh_row(const Piece &piece, const Scoring &how, FewScratch &f, FewHead &head, const FewBlock &b, int r) {
   float *s = f.s + r * FEW_KEYS;
+  const bool with_scales = scaled(*piece.call);
   int64_t lo = head.lo[r] - b.k0, hi = head.hi[r] - b.k0;
+  if (with_scales)
+    for (int j = 0; j < FEW_KEYS; j += W) store(s + j, mul(load(s + j), load(f.k_scale + j)));
   if (!how.folded) {
     for (int j = 0; j < b.count; j += W) {
       alignas(64) float away[W];
@@ -192,7 +196,7 @@ static void weigh_row(const Piece &piece, const Scoring &how, FewScratch &f, Few
   for (int j = 0; j < FEW_KEYS; j += W) {
     vec e = exp2_exact(fms(load(s + j), factor, set1(base)));
     total = add(total, e);
-    store(s + j, e);
+    store(s + j, with_scales ? mul(e, load(f.v_scale + j)) : e);
   }
   if (m > head.m[r] && head.l[r] != 0) {
     float by = exp2f(head.m[r] - base);
@@ -221,7 +225,12 @@ static void value_block(const Piece &piece, const FewScratch &f, FewHead &head, 
   }
 }
 
-template <class T>
+static inline void widen_row(float *to, int dtype, const char *from, int64_t width) {
+  if (dtype == STROBE_F32) write_row(to, reinterpret_cast<const float *>(from), width, 1.0f);
+  if (dtype == STROBE_BF16) write_row(to, reinterpret_cast<const bf16 *>(from), width, 1.0f);
+  if (dtype == STROBE_F16) write_row(to, reinterpret_cast<const f16 *>(from), width, 1.0f);
+}
+
 static void load_few(const Piece &piece, FewHead &head) {
   const strobe_attention &call = *piece.call;
   head.rows = piece.row_count, head.same = true;
@@ -233,7 +242,7 @@ static void load_few(const Piece &piece, FewHead &head) {
     head.m[r] = MINUS_INFINITY, head.l[r] = 0;
     head.position[r] = static_cast<float>(piece.rows->first + at.t);
     head.slope[r] = piece.rows->slopes ? piece.rows->slopes[piece.rows->head + at.h] * LOG2_E : 0;
-    write_row(head.q + r * MAX_WIDTH, reinterpret_cast<const T *>(query_at(*piece.rows, at)), call.D, 1.0f);
+    widen_row(head.q + r * MAX_WIDTH, call.dtype, query_at(*piece.rows, at), call.D);
     for (float *o : {head.o + r * MAX_WIDTH, head.before + r * MAX_WIDTH})
       memset(o, 0, static_cast<size_t>(round_up(call.V, W)) * sizeof(float));
   }
@@ -282,11 +291,12 @@ static void attend_few(const Piece *pieces, int heads) {
   FewScratch &f = *reinterpret_cast<FewScratch *>(pieces[0].scratch);
   Scoring how = scoring(*pieces[0].call);
   Fetchers next = fetchers(pieces, heads, FEW_KEYS);
-  for (int h = 0; h < heads; h++) load_few<T>(pieces[h], f.heads[h]);
+  for (int h = 0; h < heads; h++) load_few(pieces[h], f.heads[h]);
   for (int64_t k0 = pieces[0].key0; k0 < pieces[0].key1; k0 += FEW_KEYS) {
     for (int h = 0; h < heads; h++) {
       FewBlock b = {k0, static_cast<int>(least(FEW_KEYS, pieces[h].key1 - k0))};
       tokens_at(*pieces[h].keys, k0, b.count, f.k, f.v);
+      if (scaled(*pieces[h].call)) scales_at(*pieces[h].keys, k0, b.count, f.k_scale, f.v_scale);
       few_block<WIDTH, T>(pieces[h], how, f, f.heads[h], b, next);
       if ((k0 - pieces[0].key0) % STRETCH_KEYS == STRETCH_KEYS - FEW_KEYS || k0 + FEW_KEYS >= pieces[0].key1)
         end_stretch(pieces[h], f.heads[h]);
@@ -308,10 +318,11 @@ static void attend_few(const Piece *pieces, int heads) {
   attend_few<0, T>(pieces, heads);
 }
 static void attend_few(const Piece *pieces, int heads) {
-  int dtype = pieces[0].call->dtype;
+  int dtype = pieces[0].call->keys_dtype;
   if (dtype == STROBE_F32) attend_few<float>(pieces, heads);
   if (dtype == STROBE_BF16) attend_few<bf16>(pieces, heads);
   if (dtype == STROBE_F16) attend_few<f16>(pieces, heads);
+  if (dtype == STROBE_I8) attend_few<int8_t>(pieces, heads);
 }
 
 [[maybe_unused]] static bool few_takes(const strobe_attention &call, int64_t rows) { return rows <= FEW_ROWS && !shaped(call); }

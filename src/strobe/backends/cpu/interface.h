@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define STROBE_INTERFACE 5
+#define STROBE_INTERFACE 6
 
 #if defined(_WIN32)
 #define STROBE_EXPORT __declspec(dllexport)
@@ -21,7 +21,8 @@ extern "C" {
 #endif
 
 enum strobe_isa { STROBE_SCALAR = 0, STROBE_AVX2 = 1, STROBE_AVX512 = 2, STROBE_AMX = 3, STROBE_NEON = 4 };
-enum strobe_dtype { STROBE_F32 = 0, STROBE_BF16 = 1, STROBE_F16 = 2, STROBE_I8 = 3 /* weights of a linear layer */ };
+/* From int8 on: keys and values with scales, or (int8) weights of a linear layer. */
+enum strobe_dtype { STROBE_F32 = 0, STROBE_BF16 = 1, STROBE_F16 = 2, STROBE_I8 = 3 };
 
 /* How the keys of a sequence lie:
  *   dense   [B, S, G, D], every sequence has S keys
@@ -92,16 +93,19 @@ typedef struct strobe_attention {
   const int32_t *lengths;                                                           /* ranged, paged */
   const int32_t *table;                                                             /* paged: [B, table_width], rows table_stride apart */
   int64_t table_stride, table_width, P, Z;
-  const int32_t *first;        /* position of each sequence's first query; null: first_all or the default */
-  int64_t first_all;           /* used if place_all is 1 */
-  int32_t place_all;           /* 0 and first null: the last query stands at the last key */
-  int32_t invariant;           /* 1: a sequence's bits depend on itself alone */
-  int64_t before, after;       /* query at position p sees keys p - before .. p + after; causal is after = 0 */
-  float scale, cap;            /* cap 0: no soft cap */
-  const float *sink;           /* [H] or null */
-  const float *slopes;         /* ALiBi slopes [B, H] or null */
-  int64_t slopes_stride;       /* from a sequence to the next; 0 for [H] */
-  const strobe_extras *extras; /* or null */
+  const int32_t *first;           /* position of each sequence's first query; null: first_all or the default */
+  int64_t first_all;              /* used if place_all is 1 */
+  int32_t place_all;              /* 0 and first null: the last query stands at the last key */
+  int32_t invariant;              /* 1: a sequence's bits depend on itself alone */
+  int32_t keys_dtype, reserved;             /* of keys and values: dtype, or a narrow one whose numbers count k_scale, v_scale */
+  int64_t before, after;          /* query at position p sees keys p - before .. p + after; causal is after = 0 */
+  float scale, cap;               /* cap 0: no soft cap */
+  const float *sink;              /* [H] or null */
+  const float *slopes;            /* ALiBi slopes [B, H] or null */
+  int64_t slopes_stride;          /* from a sequence to the next; 0 for [H] */
+  const strobe_extras *extras;    /* or null */
+  const float *k_scale, *v_scale; /* [B, S, G], packed [N, G], paged [P, Z, G] with a narrow keys_dtype, else null */
+  int64_t k_scale_strides[3], v_scale_strides[3];
   strobe_fault fault;
 } strobe_attention;
 

@@ -5,6 +5,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "interface.h"
 
@@ -18,6 +19,8 @@ constexpr int MAX_WIDTH = 576;  // of DeepSeek's latent keys
 struct Keys {
   const char *k, *v;
   int64_t k_token, v_token, k_page, v_page;
+  const char *k_scale, *v_scale;  // null: the numbers count as they are
+  int64_t k_scale_token, v_scale_token, k_scale_page, v_scale_page;
   const int32_t *table;  // null: the tokens lie one behind the other
   int64_t page_tokens;
   int64_t count;
@@ -87,7 +90,8 @@ static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 static inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-static inline int64_t dtype_bytes(int dtype) { return dtype == STROBE_F32 ? 4 : 2; }
+static inline int64_t dtype_bytes(int dtype) { return dtype == STROBE_F32 ? 4 : dtype == STROBE_I8 ? 1 : 2; }
+static inline bool scaled(const strobe_attention &call) { return call.keys_dtype != call.dtype; }
 
 // A row's query and its head within the group; walked along, because divisions would be a tenth of a short tile's time.
 struct RowAt {
@@ -125,6 +129,20 @@ static inline void tokens_at(const Keys &keys, int64_t s, int n, const char **k,
     const char *kj, *vj;
     int end = j + static_cast<int>(least(run_at(keys, s + j, &kj, &vj), n - j));
     for (; j < end; j++, kj += k_step, vj += v_step) k[j] = kj, v[j] = vj;
+  }
+}
+
+// The scales of n tokens from s on.
+[[maybe_unused]] static void scales_at(const Keys &keys, int64_t s, int n, float *k, float *v) {
+  for (int j = 0; j < n;) {
+    int64_t at = s + j, page = 0, left = n - j;
+    if (keys.table) page = keys.table[at / keys.page_tokens], at %= keys.page_tokens, left = least(left, keys.page_tokens - at);
+    const char *kj = keys.k_scale + page * keys.k_scale_page + at * keys.k_scale_token;
+    const char *vj = keys.v_scale + page * keys.v_scale_page + at * keys.v_scale_token;
+    for (int end = j + static_cast<int>(left); j < end; j++, kj += keys.k_scale_token, vj += keys.v_scale_token) {
+      memcpy(k + j, kj, sizeof(float));
+      memcpy(v + j, vj, sizeof(float));
+    }
   }
 }
 

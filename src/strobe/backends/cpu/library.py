@@ -19,10 +19,10 @@ import torch  # noqa: F401 — first, see above
 from strobe.errors import Broken, Invalid
 from strobe.machine import compiled_library
 
-INTERFACE = 5  # STROBE_INTERFACE of interface.h
+INTERFACE = 6  # STROBE_INTERFACE of interface.h
 ISAS = {"scalar": 0, "avx2": 1, "avx512": 2, "amx": 3, "neon": 4}
 DTYPES_BY_NAME = {"float32": 0, "bfloat16": 1, "float16": 2}
-INT8 = 3  # of weights
+NARROW_BY_NAME = {"int8": 3}  # of keys and values with scales
 DENSE, RANGED, PACKED, PAGED = range(4)
 UNBOUNDED = 1 << 60
 
@@ -61,8 +61,8 @@ class Part(NamedTuple):
 ATTENTION = Record(
     "size:I interface:I isa:i threads:i dtype:i layout:i B:q T:q S:q H:q G:q D:q V:q q:P k:P v:P out:P lse:P "
     "q_strides:3q k_strides:3q v_strides:3q out_strides:3q lse_strides:3q q_offsets:P starts:P lengths:P table:P "
-    "table_stride:q table_width:q P:q Z:q first:P first_all:q place_all:i invariant:i before:q after:q scale:f cap:f "
-    "sink:P slopes:P slopes_stride:q extras:P fault:3q"
+    "table_stride:q table_width:q P:q Z:q first:P first_all:q place_all:i invariant:i keys_dtype:i reserved:i before:q after:q scale:f cap:f "
+    "sink:P slopes:P slopes_stride:q extras:P k_scale:P v_scale:P k_scale_strides:3q v_scale_strides:3q fault:3q"
 )
 _MARK = "kind:i reserved:i at:P keys:P strides:4q keys_strides:2q rows:q columns:q "
 EXTRAS = Record(
@@ -90,6 +90,7 @@ INDEX = ATTENTION.part("q_offsets", "table_stride")
 FIRST = ATTENTION.part("first", "first")
 TERMS = ATTENTION.part("sink", "slopes")
 MORE = ATTENTION.part("extras", "extras")
+SCALES = ATTENTION.part("k_scale", "v_scale_strides")
 APPENDED = APPEND.part("T", "Z")
 
 

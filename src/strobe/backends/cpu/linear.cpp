@@ -10,8 +10,6 @@ constexpr int64_t CUT = 4;                               // weights that a kerne
 constexpr int64_t BYTES_PER_THREAD = int64_t{64} << 10;  // fewer are not worth waking a thread
 constexpr int64_t PADDED = 32;                           // floats: the most that a kernel loads at once
 
-int64_t weight_bytes(int32_t dtype) { return dtype == STROBE_I8 ? 1 : dtype_bytes(dtype); }
-
 int32_t check(strobe_linear_call &c) {
   auto bad = [&](int32_t code, int64_t value) { return fail(c.fault, code, 0, 0, value); };
   if (c.size != sizeof c || c.interface != STROBE_INTERFACE) return STROBE_BAD_STRUCT;
@@ -33,7 +31,7 @@ extern "C" int32_t strobe_linear(strobe_linear_call *call) {
   if (int32_t code = check(c)) return code;
   const InstructionSet *set = instruction_set(c.isa);
   if (!set) return fail(c.fault, STROBE_BAD_ISA, 0, 0, c.isa);
-  int64_t stride = round_up(c.K, PADDED), bytes = c.N * c.K * weight_bytes(c.weights_dtype);
+  int64_t stride = round_up(c.K, PADDED), bytes = c.N * c.K * dtype_bytes(c.weights_dtype);
   float *x = reinterpret_cast<float *>(shared_scratch().reserve(static_cast<size_t>(c.M * stride) * sizeof(float)));
   if (!x) return STROBE_NO_MEMORY;
   set->arrange_linear(c, x, stride);

@@ -9,7 +9,7 @@ from strobe.backends.cpu import library as lib
 from strobe.errors import Broken
 from strobe.machine import Machine
 
-NUMBERS = {torch.int8: lib.INT8} | {getattr(torch, name): number for name, number in lib.DTYPES_BY_NAME.items()}
+NUMBERS = {torch.int8: lib.NARROW_BY_NAME["int8"]} | {getattr(torch, name): number for name, number in lib.DTYPES_BY_NAME.items()}
 
 
 def launch(machine: Machine, x: Tensor, weights: Tensor, bias: Tensor | None = None, scales: Tensor | None = None) -> Tensor:

@@ -7,9 +7,11 @@ from strobe.appending import Append
 from strobe.machine import CPU_ARCHS, Machine
 from strobe.masks import Prefix, split
 from strobe.merging import Merge
-from strobe.problem import Problem
+from strobe.problem import Problem, key_sides
+from strobe.terms import Scaled
 
 DTYPES = ("float32", "bfloat16", "float16")
+NARROW = ("int8",)  # of keys and values with scales
 WIDEST = 576
 # Rows (queries × heads of a group) of the kernels whose lanes are the width, on tiles and else, and keys of their blocks.
 FEW_ROWS_ON_TILES, FEW_ROWS = 64, 8
@@ -49,6 +51,21 @@ def _copy(no: list[str], kernel: str, widths: tuple[int, ...], dtypes: tuple[str
     return Refusal(tuple(no)) if no else Offer(kernel, why)
 
 
+def _narrow(problem: Problem) -> list[str]:
+    """What speaks against the narrow keys and values of a problem, if it has any."""
+    if not problem.scaled:
+        return []
+    no = []
+    held = [side.data.dtype if isinstance(side, Scaled) else side.dtype for side in key_sides(problem.call.keys)]
+    if held[0] != held[1]:
+        no.append(f"keys and values with scales are of one dtype; got keys of {held[0]}, values of {held[1]}")
+    wrong = [dtype for dtype in dict.fromkeys(held) if dtype not in NARROW + DTYPES]
+    no += [f"keys and values with scales are {', '.join(NARROW)}; got {dtype}" for dtype in wrong]
+    if problem.verb == "backward":
+        no.append("gradients are not computed over keys with scales")
+    return no
+
+
 def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Refusal:
     call = problem.call
     if problem.dtype not in DTYPES:
@@ -60,8 +77,7 @@ def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Ref
     marks = [part for part in split(call.mask)[2] if not isinstance(part, Prefix)]
     if len(marks) > MOST_MARKS:
         no.append(f"masks are at most {MOST_MARKS} of Documents, Blocks, Tree and Dense, beside intervals; got {len(marks)}")
-    if problem.scaled:
-        no.append("keys and values that carry scales are not read yet")
+    no += _narrow(problem)
     if problem.verb == "double backward":
         no.append("no second gradient here")
     if no:
@@ -74,7 +90,7 @@ def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Ref
     shaped = bool(marks) or call.bias is not None or call.dropout is not None
     rows = problem.T * problem.group
     amx = machine.arch == "amx"
-    on_tiles = amx and not shaped and problem.dtype == "bfloat16" and problem.D % 32 == problem.V % 32 == 0
+    on_tiles = amx and not shaped and not problem.scaled and problem.dtype == "bfloat16" and problem.D % 32 == problem.V % 32 == 0
     if problem.invariant and not shaped:
         why = "invariant: one kernel for any number of rows, keys cut at the same places; prompts take 2 to 5 times as long"
         return Offer("decode", why, (FEW_ROWS_ON_TILES if on_tiles else FEW_ROWS, KEYS))
@@ -83,6 +99,7 @@ def _attention(problem: Problem, machine: Machine, no: list[str]) -> Offer | Ref
         splits = -(-machine.units // pairs) if pairs else 1
         why = f"{rows} row(s) a key head: the keys are read once, their blocks shared evenly by the threads"
         return Offer("decode", why, (rows, KEYS), splits)
-    # float32 would be six products of bf16 terms, no faster; what shapes the weights is read beside the scores of these tiles
-    arch = "avx512" if amx and (shaped or problem.dtype == "float32") else machine.arch
+    # float32 would be six products of bf16 terms, no faster; what shapes the weights is read beside the scores of these
+    # tiles, and narrow keys are widened with their scales
+    arch = "avx512" if amx and (shaped or problem.scaled or problem.dtype == "float32") else machine.arch
     return Offer("forward", f"{rows} rows a key head fill tiles whose lanes are rows", TILES[arch])

@@ -48,6 +48,7 @@ int32_t check(strobe_attention &c) {
   if (c.extras && (c.extras->mark_count < 0 || c.extras->mark_count > STROBE_MARKS)) return bad(STROBE_BAD_SHAPE, c.extras->mark_count);
   if (c.extras && !valid_dtype(c.extras->bias_dtype)) return bad(STROBE_BAD_DTYPE, c.extras->bias_dtype);
   if (!valid_dtype(c.dtype)) return bad(STROBE_BAD_DTYPE, c.dtype);
+  if (!valid_keys(c)) return bad(STROBE_BAD_DTYPE, c.keys_dtype);
   if (!valid_width(c.D)) return bad(STROBE_BAD_SHAPE, c.D);
   if (!valid_width(c.V)) return bad(STROBE_BAD_SHAPE, c.V);
   if (c.G < 1 || c.H < 1 || c.H % c.G != 0) return bad(STROBE_BAD_SHAPE, c.G);
@@ -75,18 +76,23 @@ Pair pair_of(const strobe_attention &c, int64_t b, int64_t g) {
   Pair pair{};
   int64_t bytes = dtype_bytes(c.dtype), group = c.H / c.G, start = 0, queries = c.T;
   Keys &keys = pair.keys;
-  keys.k = static_cast<const char *>(c.k) + g * c.k_strides[2] * bytes;
-  keys.v = static_cast<const char *>(c.v) + g * c.v_strides[2] * bytes;
-  keys.k_token = c.k_strides[1] * bytes, keys.v_token = c.v_strides[1] * bytes;
-  if (c.layout == STROBE_PAGED) {
-    keys.k_page = c.k_strides[0] * bytes, keys.v_page = c.v_strides[0] * bytes;
+  bool paged = c.layout == STROBE_PAGED, packed = c.layout == STROBE_PACKED, dense = c.layout == STROBE_DENSE;
+  if (paged) {
     keys.table = c.table + b * c.table_stride, keys.page_tokens = c.Z, keys.count = c.lengths[b];
   } else {
-    bool packed = c.layout == STROBE_PACKED;
-    start = c.layout == STROBE_DENSE ? 0 : c.starts[b];
-    keys.count = c.layout == STROBE_DENSE ? c.S : packed ? c.starts[b + 1] - start : c.lengths[b];
-    keys.k += ((packed ? 0 : b * c.k_strides[0]) + start * c.k_strides[1]) * bytes;
-    keys.v += ((packed ? 0 : b * c.v_strides[0]) + start * c.v_strides[1]) * bytes;
+    start = dense ? 0 : c.starts[b];
+    keys.count = dense ? c.S : packed ? c.starts[b + 1] - start : c.lengths[b];
+  }
+  // The first token of one array, whose distances from token to token and from page to page are noted.
+  auto side = [&](const void *array, const int64_t *strides, int64_t size, const char **at, int64_t *token, int64_t *page) {
+    *token = strides[1] * size, *page = paged ? strides[0] * size : 0;
+    *at = static_cast<const char *>(array) + ((paged || packed ? 0 : b * strides[0]) + start * strides[1] + g * strides[2]) * size;
+  };
+  side(c.k, c.k_strides, dtype_bytes(c.keys_dtype), &keys.k, &keys.k_token, &keys.k_page);
+  side(c.v, c.v_strides, dtype_bytes(c.keys_dtype), &keys.v, &keys.v_token, &keys.v_page);
+  if (scaled(c)) {
+    side(c.k_scale, c.k_scale_strides, sizeof(float), &keys.k_scale, &keys.k_scale_token, &keys.k_scale_page);
+    side(c.v_scale, c.v_scale_strides, sizeof(float), &keys.v_scale, &keys.v_scale_token, &keys.v_scale_page);
   }
   Rows &rows = pair.rows;
   int64_t b_dense = b, token = 0;
@@ -206,7 +212,7 @@ class Run {
   int64_t heads_at_once() const {
     auto beside = [](const int64_t *strides) { return strides[2] > 0 && strides[2] < strides[1]; };
     if (shape_ == Shape::many || rows_ > ROWS_OF_HEADS || !beside(call_.k_strides) || !beside(call_.v_strides)) return 1;
-    return clamp(SIDE_BY_SIDE / (call_.D * dtype_bytes(call_.dtype)), 1, MOST_HEADS);
+    return clamp(SIDE_BY_SIDE / (call_.D * dtype_bytes(call_.keys_dtype)), 1, MOST_HEADS);
   }
 
   int32_t wave(int64_t first, int64_t last, size_t packed_bytes) {

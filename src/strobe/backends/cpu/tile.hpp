@@ -59,10 +59,17 @@ static void widen_rows(const char *const *rows, int n, int64_t width, float *to)
     if (c < width) store_part(to + c, load_part(p + c, static_cast<int>(width - c)), static_cast<int>(width - c));
   }
 }
+template <class T>
+static void widen_scaled_rows(const char *const *rows, const float *scales, int n, int64_t width, float *to) {
+  for (int j = 0; j < n; j++, to += width) write_row(to, reinterpret_cast<const T *>(rows[j]), width, scales[j]);
+}
 static inline void widen_rows(const char *const *rows, int dtype, int n, int64_t width, float *to) {
   if (dtype == STROBE_F32) widen_rows<float>(rows, n, width, to);
   if (dtype == STROBE_BF16) widen_rows<bf16>(rows, n, width, to);
   if (dtype == STROBE_F16) widen_rows<f16>(rows, n, width, to);
+}
+static inline void widen_scaled_rows(const char *const *rows, int dtype, const float *scales, int n, int64_t width, float *to) {
+  if (dtype == STROBE_I8) widen_scaled_rows<int8_t>(rows, scales, n, width, to);
 }
 
 // Qᵀ [D][rows]; lanes past the last row repeat it and are never written out.
@@ -309,15 +316,22 @@ static void attend_many(const Piece *pieces, int) {
     const char *k, *v;
     KeyBlock block;
     block.key0 = k0, block.count = n, block.finite = -1;
-    bool direct = call.dtype == STROBE_F32 && run_at(*piece.keys, k0, &k, &v) >= n;
+    bool direct = call.keys_dtype == STROBE_F32 && run_at(*piece.keys, k0, &k, &v) >= n;
     if (direct) {
       block.k = reinterpret_cast<const float *>(k), block.v = reinterpret_cast<const float *>(v);
       block.k_stride = piece.keys->k_token / 4, block.v_stride = piece.keys->v_token / 4;
     } else {
       const char *ks[BLOCK], *vs[BLOCK];
       tokens_at(*piece.keys, k0, n, ks, vs);
-      widen_rows(ks, call.dtype, n, call.D, a.k);
-      widen_rows(vs, call.dtype, n, call.V, a.v);
+      if (scaled(call)) {
+        float k_scale[BLOCK], v_scale[BLOCK];
+        scales_at(*piece.keys, k0, n, k_scale, v_scale);
+        widen_scaled_rows(ks, call.keys_dtype, k_scale, n, call.D, a.k);
+        widen_scaled_rows(vs, call.keys_dtype, v_scale, n, call.V, a.v);
+      } else {
+        widen_rows(ks, call.dtype, n, call.D, a.k);
+        widen_rows(vs, call.dtype, n, call.V, a.v);
+      }
       block.k = a.k, block.v = a.v, block.k_stride = call.D, block.v_stride = call.V;
     }
     for (int i = 0; i < subs; i++) {

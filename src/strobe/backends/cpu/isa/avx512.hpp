@@ -46,6 +46,10 @@ static inline vec load_part(const T *p, int n) {
   return widen(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p), T{});
 }
 
+static inline vec load_part(const int8_t *p, int n) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << n) - 1), p)));
+}
+
 static inline __m256i narrow(vec x, f16) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline __m256i narrow(vec x, bf16) {  // to nearest even; a NaN stays one
   __m512i bits = _mm512_castps_si512(x);

@@ -1,0 +1,202 @@
+// Few rows over keys and values in int8 on AMX's integer tiles: nothing is widened, so memory is the only cost.
+//
+// A row of queries, or of weights, is cut into two digits, x = unit · (256 · high + low), where the greatest x is 32512 units:
+// sixteen bits below a row's greatest number, of which bfloat16 has eight and float16 eleven. Digits times int8 are summed
+// exactly. The digits of eight rows fill a tile: the high ones first, the low ones behind them.
+//
+// Sᵀ = K·Qᵀ takes 16 keys as they lie for its first operand. O = P·V needs the four neighbours of a dword to be four keys of
+// one column, so 64 keys' values are interleaved, four rows at a time.
+#pragma once
+
+#include "../few.hpp"
+#include "amx_pack.hpp"
+
+namespace strobe {
+namespace STROBE_ISA {
+
+constexpr int INT8_CHUNK = 64;             // numbers of a tile's row
+constexpr int INT8_TILE = 16 * INT8_CHUNK;  // bytes
+constexpr int KEY_GROUP = 16;              // keys of a tile of scores
+
+struct Int8Head {
+  alignas(64) int8_t q[16 * MAX_WIDTH];  // chunks of the width: [16 dwords][16 digits of rows][4]
+  float unit[FEW_ROWS];
+};
+struct Int8Scratch {
+  FewScratch few;
+  alignas(64) int8_t k[KEY_GROUP * MAX_WIDTH];  // keys that do not lie evenly
+  alignas(64) int8_t p[INT8_TILE];              // [16 digits of rows][64 keys]
+  alignas(64) int8_t v[2][4 * INT8_TILE];       // of 64 columns: four tiles [16][16 columns][4 keys]
+  alignas(64) int32_t sums[4][16 * 16];
+  Int8Head heads[MOST_HEADS];
+};
+
+static bool int8_takes(const strobe_attention &call, int64_t rows) {
+  return !shaped(call) && !call.invariant && rows <= FEW_ROWS && call.keys_dtype == STROBE_I8 && call.dtype != STROBE_F32 && call.D % INT8_CHUNK == 0 &&
+         call.V % INT8_CHUNK == 0;
+}
+
+// n numbers, a multiple of 16, as digits; those outside [from, to) count nothing, whatever they are. Returns the unit.
+static inline float digits(const float *x, int n, int64_t from, int64_t to, int8_t *high, int8_t *low) {
+  constexpr float GREATEST = 127 * 256, LEAST = 1e-34f;  // a row below LEAST is zero: its inverse would be none
+  constexpr uint32_t INFINITE = 0x7f800000;
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  auto inside = [&](int j) {
+    __m512i at = _mm512_add_epi32(lanes, _mm512_set1_epi32(j));
+    return _mm512_cmpge_epi32_mask(at, _mm512_set1_epi32(static_cast<int>(from))) &
+           _mm512_cmplt_epi32_mask(at, _mm512_set1_epi32(static_cast<int>(to)));
+  };
+  __m512i top = _mm512_setzero_si512();  // as bits, of which those of NaN are greatest
+  for (int j = 0; j < n; j += W) top = _mm512_max_epu32(top, _mm512_maskz_mov_epi32(inside(j), _mm512_castps_si512(abs(load(x + j)))));
+  uint32_t bits = _mm512_reduce_max_epu32(top);
+  float greatest = from_bits(bits);
+  bool none = greatest < LEAST;
+  vec by = set1(none || bits >= INFINITE ? 0 : GREATEST / greatest);
+  for (int j = 0; j < n; j += W) {
+    __m512i whole = _mm512_cvtps_epi32(_mm512_maskz_mul_ps(inside(j), load(x + j), by));
+    __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(128)), 8);
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(high + j), _mm512_cvtepi32_epi8(upper));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(low + j), _mm512_cvtepi32_epi8(_mm512_sub_epi32(whole, _mm512_slli_epi32(upper, 8))));
+  }
+  return none ? 0 : bits >= INFINITE ? __builtin_nanf("") : greatest / GREATEST;
+}
+
+static void load_digits(const Piece &piece, const FewHead &head, Int8Head &to) {
+  const int D = static_cast<int>(piece.call->D);
+  alignas(64) int8_t rows[2 * FEW_ROWS][MAX_WIDTH] = {};
+  for (int r = 0; r < head.rows; r++) to.unit[r] = digits(head.q + r * MAX_WIDTH, D, 0, D, rows[r], rows[FEW_ROWS + r]);
+  for (int d = 0; d < D; d += INT8_CHUNK) {
+    __m512i dwords[16];
+    for (int i = 0; i < 16; i++) dwords[i] = _mm512_loadu_si512(rows[i] + d);
+    transpose(dwords);
+    for (int i = 0; i < 16; i++) _mm512_store_si512(to.q + d * 16 + i * INT8_CHUNK, dwords[i]);
+  }
+}
+
+static inline vec whole_of(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+
+template <int WIDTH>
+static inline void score_int8(const Piece &piece, Int8Scratch &f, const FewHead &head, const Int8Head &own, const FewBlock &b, Fetcher &next) {
+  const int D = WIDTH ? WIDTH : static_cast<int>(piece.call->D);
+  for (int j0 = 0; j0 < b.count; j0 += KEY_GROUP) {
+    const char *k, *v;
+    int64_t step = piece.keys->k_token;
+    if (b.count - j0 < KEY_GROUP || run_at(*piece.keys, b.k0 + j0, &k, &v) < KEY_GROUP) {
+      for (int j = 0; j < KEY_GROUP; j++) memcpy(f.k + j * D, f.few.k[least(j0 + j, b.count - 1)], static_cast<size_t>(D));
+      k = reinterpret_cast<const char *>(f.k), step = D;
+    }
+    _tile_zero(0);
+    for (int d = 0; d < D; d += INT8_CHUNK) {
+      next.rows<WIDTH / 64>(WIDTH ? KEY_GROUP * INT8_CHUNK / WIDTH : d ? 0 : KEY_GROUP);
+      _tile_loadd(2, k + d, step);
+      _tile_loadd(4, own.q + d * 16, INT8_CHUNK);
+      _tile_dpbssd(0, 2, 4);
+    }
+    _tile_stored(0, f.sums[0], 64);
+    vec s[16];
+    for (int j = 0; j < KEY_GROUP; j++) s[j] = whole_of(f.sums[0] + j * 16);
+    transpose(s);
+    for (int r = 0; r < head.rows; r++)
+      store(f.few.s + r * FEW_KEYS + j0, mul(set1(own.unit[r]), fma(s[r], set1(256), s[FEW_ROWS + r])));
+  }
+}
+
+// Values of 64 keys and 64 columns as four tiles; dword 4 L + e of a row of tile u is column 16 L + 4 u + e.
+template <int WIDTH>
+static inline void interleave(const char *const *v, int64_t d, int8_t *to, Fetcher *next) {
+  for (int i = 0; i < 16; i++, v += 4, to += INT8_CHUNK) {
+    if (next) next->rows<WIDTH / 64>(4);
+    __m512i a = _mm512_loadu_si512(v[0] + d), b = _mm512_loadu_si512(v[1] + d);
+    __m512i c = _mm512_loadu_si512(v[2] + d), e = _mm512_loadu_si512(v[3] + d);
+    __m512i ab0 = _mm512_unpacklo_epi8(a, b), ab1 = _mm512_unpackhi_epi8(a, b);
+    __m512i ce0 = _mm512_unpacklo_epi8(c, e), ce1 = _mm512_unpackhi_epi8(c, e);
+    _mm512_store_si512(to, _mm512_unpacklo_epi16(ab0, ce0));
+    _mm512_store_si512(to + INT8_TILE, _mm512_unpackhi_epi16(ab0, ce0));
+    _mm512_store_si512(to + 2 * INT8_TILE, _mm512_unpacklo_epi16(ab1, ce1));
+    _mm512_store_si512(to + 3 * INT8_TILE, _mm512_unpackhi_epi16(ab1, ce1));
+  }
+}
+
+// o[r] += Σ p[r][j] v[j], columns in the order of the tiles.
+template <int WIDTH>
+static inline void gather_int8(const Piece &piece, Int8Scratch &f, FewHead &head, const FewBlock &b, Fetcher &next) {
+  const int64_t V = WIDTH ? WIDTH : piece.call->V;
+  float unit[FEW_ROWS];
+  for (int r = 0; r < head.rows; r++)
+    unit[r] = digits(f.few.s + r * FEW_KEYS, FEW_KEYS, head.lo[r] - b.k0, head.hi[r] - b.k0, f.p + r * FEW_KEYS, f.p + (FEW_ROWS + r) * FEW_KEYS);
+  for (int j = b.count; j < FEW_KEYS; j++) f.few.v[j] = f.few.v[b.count - 1];
+  _tile_loadd(4, f.p, INT8_CHUNK);
+  for (int64_t d = 0; d < V; d += INT8_CHUNK) {
+    int8_t *v = f.v[d / INT8_CHUNK % 2];
+    interleave<WIDTH>(f.few.v, d, v, d ? nullptr : &next);
+    _tile_zero(0);
+    _tile_loadd(5, v, INT8_CHUNK);
+    _tile_dpbssd(0, 4, 5);
+    _tile_zero(1);
+    _tile_loadd(6, v + INT8_TILE, INT8_CHUNK);
+    _tile_dpbssd(1, 4, 6);
+    _tile_zero(2);
+    _tile_loadd(5, v + 2 * INT8_TILE, INT8_CHUNK);
+    _tile_dpbssd(2, 4, 5);
+    _tile_zero(3);
+    _tile_loadd(6, v + 3 * INT8_TILE, INT8_CHUNK);
+    _tile_dpbssd(3, 4, 6);
+    _tile_stored(0, f.sums[0], 64);
+    _tile_stored(1, f.sums[1], 64);
+    _tile_stored(2, f.sums[2], 64);
+    _tile_stored(3, f.sums[3], 64);
+    for (int r = 0; r < head.rows; r++) {
+      float *o = head.o + r * MAX_WIDTH + d;
+      for (int u = 0; u < 4; u++) {
+        vec sum = fma(whole_of(f.sums[u] + r * 16), set1(256), whole_of(f.sums[u] + (FEW_ROWS + r) * 16));
+        store(o + u * W, fma(set1(unit[r]), sum, load(o + u * W)));
+      }
+    }
+  }
+}
+
+static void finish_int8(const Piece &piece, const FewHead &head) {
+  RowAt at = row_at(*piece.rows, piece.row0);
+  for (int r = 0; r < head.rows; r++, at = next_row(*piece.rows, at)) {
+    alignas(64) float row[MAX_WIDTH];
+    const float *from = head.before + r * MAX_WIDTH;
+    for (int64_t d = 0; d < piece.call->V; d += INT8_CHUNK)
+      for (int u = 0; u < 4; u++)
+        for (int lane = 0; lane < 4; lane++) memcpy(row + d + 16 * lane + 4 * u, from + d + 16 * u + 4 * lane, 4 * sizeof(float));
+    finish_row(piece, r, at, head.m[r], static_cast<float>(head.l[r]), row);
+  }
+}
+
+template <int WIDTH>
+static void attend_int8_of(const Piece *pieces, int heads) {
+  TileScope tiles;
+  Int8Scratch &f = *reinterpret_cast<Int8Scratch *>(pieces[0].scratch);
+  Scoring how = scoring(*pieces[0].call);
+  Fetchers next = fetchers(pieces, heads, FEW_KEYS);
+  memset(f.p, 0, sizeof f.p);
+  for (int h = 0; h < heads; h++) load_few(pieces[h], f.few.heads[h]), load_digits(pieces[h], f.few.heads[h], f.heads[h]);
+  for (int64_t k0 = pieces[0].key0; k0 < pieces[0].key1; k0 += FEW_KEYS) {
+    for (int h = 0; h < heads; h++) {
+      const Piece &piece = pieces[h];
+      FewHead &head = f.few.heads[h];
+      FewBlock b = {k0, static_cast<int>(least(FEW_KEYS, piece.key1 - k0))};
+      tokens_at(*piece.keys, k0, b.count, f.few.k, f.few.v);
+      scales_at(*piece.keys, k0, b.count, f.few.k_scale, f.few.v_scale);
+      score_int8<WIDTH>(piece, f, head, f.heads[h], b, next.k);
+      for (int r = 0; r < head.rows; r++) weigh_row(piece, how, f.few, head, b, r);
+      gather_int8<WIDTH>(piece, f, head, b, next.v);
+      if ((k0 - pieces[0].key0) % STRETCH_KEYS == STRETCH_KEYS - FEW_KEYS || k0 + FEW_KEYS >= pieces[0].key1) end_stretch(piece, head);
+    }
+  }
+  for (int h = 0; h < heads; h++) finish_int8(pieces[h], f.few.heads[h]);
+}
+
+static void attend_int8(const Piece *pieces, int heads) {
+  const strobe_attention &call = *pieces[0].call;
+  if (call.D == 128 && call.V == 128) return attend_int8_of<128>(pieces, heads);
+  if (call.D == 64 && call.V == 64) return attend_int8_of<64>(pieces, heads);
+  attend_int8_of<0>(pieces, heads);
+}
+
+}  // namespace STROBE_ISA
+}  // namespace strobe
