@@ -14,9 +14,10 @@
 namespace strobe {
 namespace STROBE_ISA {
 
-constexpr int INT8_CHUNK = 64;             // numbers of a tile's row
+constexpr int INT8_CHUNK = 64;              // numbers of a tile's row
 constexpr int INT8_TILE = 16 * INT8_CHUNK;  // bytes
-constexpr int KEY_GROUP = 16;              // keys of a tile of scores
+constexpr int CHUNKS_OF_WIDTH = MAX_WIDTH / INT8_CHUNK;
+constexpr int KEY_GROUP = 16;  // keys of a tile of scores
 
 struct Int8Head {
   alignas(64) int8_t q[16 * MAX_WIDTH];  // chunks of the width: [16 dwords][16 digits of rows][4]
@@ -24,10 +25,10 @@ struct Int8Head {
 };
 struct Int8Scratch {
   FewScratch few;
-  alignas(64) int8_t k[KEY_GROUP * MAX_WIDTH];  // keys that do not lie evenly
-  alignas(64) int8_t p[INT8_TILE];              // [16 digits of rows][64 keys]
-  alignas(64) int8_t v[2][4 * INT8_TILE];       // of 64 columns: four tiles [16][16 columns][4 keys]
-  alignas(64) int32_t sums[4][16 * 16];
+  alignas(64) int8_t k[KEY_GROUP * MAX_WIDTH];           // keys that do not lie evenly
+  alignas(64) int8_t p[INT8_TILE];                       // [16 digits of rows][64 keys]
+  alignas(64) int8_t v[CHUNKS_OF_WIDTH][4 * INT8_TILE];  // of 64 columns: four tiles [16][16 columns][4 keys]
+  alignas(64) int32_t sums[4 * CHUNKS_OF_WIDTH][16 * 16];
   Int8Head heads[MOST_HEADS];
 };
 
@@ -76,7 +77,8 @@ static void load_digits(const Piece &piece, const FewHead &head, Int8Head &to) {
 static inline vec whole_of(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 
 template <int WIDTH>
-static inline void score_int8(const Piece &piece, Int8Scratch &f, const FewHead &head, const Int8Head &own, const FewBlock &b, Fetcher &next) {
+static inline void score_int8(const Piece &piece, Int8Scratch &f, const FewHead &head, const Int8Head &own, const FewBlock &b,
+                              Fetcher &next) {
   const int D = WIDTH ? WIDTH : static_cast<int>(piece.call->D);
   for (int j0 = 0; j0 < b.count; j0 += KEY_GROUP) {
     const char *k, *v;
@@ -92,12 +94,13 @@ static inline void score_int8(const Piece &piece, Int8Scratch &f, const FewHead 
       _tile_loadd(4, own.q + d * 16, INT8_CHUNK);
       _tile_dpbssd(0, 2, 4);
     }
-    _tile_stored(0, f.sums[0], 64);
+    _tile_stored(0, f.sums[j0 / KEY_GROUP], 64);
+  }
+  for (int j0 = 0; j0 < b.count; j0 += KEY_GROUP) {  // apart: what a tile has just stored is not there at once
     vec s[16];
-    for (int j = 0; j < KEY_GROUP; j++) s[j] = whole_of(f.sums[0] + j * 16);
+    for (int j = 0; j < KEY_GROUP; j++) s[j] = whole_of(f.sums[j0 / KEY_GROUP] + j * 16);
     transpose(s);
-    for (int r = 0; r < head.rows; r++)
-      store(f.few.s + r * FEW_KEYS + j0, mul(set1(own.unit[r]), fma(s[r], set1(256), s[FEW_ROWS + r])));
+    for (int r = 0; r < head.rows; r++) store(f.few.s + r * FEW_KEYS + j0, mul(set1(own.unit[r]), fma(s[r], set1(256), s[FEW_ROWS + r])));
   }
 }
 
@@ -123,34 +126,37 @@ static inline void gather_int8(const Piece &piece, Int8Scratch &f, FewHead &head
   const int64_t V = WIDTH ? WIDTH : piece.call->V;
   float unit[FEW_ROWS];
   for (int r = 0; r < head.rows; r++)
-    unit[r] = digits(f.few.s + r * FEW_KEYS, FEW_KEYS, head.lo[r] - b.k0, head.hi[r] - b.k0, f.p + r * FEW_KEYS, f.p + (FEW_ROWS + r) * FEW_KEYS);
+    unit[r] =
+        digits(f.few.s + r * FEW_KEYS, FEW_KEYS, head.lo[r] - b.k0, head.hi[r] - b.k0, f.p + r * FEW_KEYS, f.p + (FEW_ROWS + r) * FEW_KEYS);
   for (int j = b.count; j < FEW_KEYS; j++) f.few.v[j] = f.few.v[b.count - 1];
+  const int chunks = static_cast<int>(V / INT8_CHUNK);
+  for (int x = 0; x < chunks; x++) interleave<WIDTH>(f.few.v, x * INT8_CHUNK, f.v[x], x ? nullptr : &next);
   _tile_loadd(4, f.p, INT8_CHUNK);
-  for (int64_t d = 0; d < V; d += INT8_CHUNK) {
-    int8_t *v = f.v[d / INT8_CHUNK % 2];
-    interleave<WIDTH>(f.few.v, d, v, d ? nullptr : &next);
+  for (int x = 0; x < chunks; x++) {
+    const int8_t *v = f.v[x];
+    int32_t (*sums)[16 * 16] = f.sums + 4 * x;
     _tile_zero(0);
     _tile_loadd(5, v, INT8_CHUNK);
     _tile_dpbssd(0, 4, 5);
+    _tile_stored(0, sums[0], 64);
     _tile_zero(1);
     _tile_loadd(6, v + INT8_TILE, INT8_CHUNK);
     _tile_dpbssd(1, 4, 6);
+    _tile_stored(1, sums[1], 64);
     _tile_zero(2);
     _tile_loadd(5, v + 2 * INT8_TILE, INT8_CHUNK);
     _tile_dpbssd(2, 4, 5);
+    _tile_stored(2, sums[2], 64);
     _tile_zero(3);
     _tile_loadd(6, v + 3 * INT8_TILE, INT8_CHUNK);
     _tile_dpbssd(3, 4, 6);
-    _tile_stored(0, f.sums[0], 64);
-    _tile_stored(1, f.sums[1], 64);
-    _tile_stored(2, f.sums[2], 64);
-    _tile_stored(3, f.sums[3], 64);
-    for (int r = 0; r < head.rows; r++) {
-      float *o = head.o + r * MAX_WIDTH + d;
-      for (int u = 0; u < 4; u++) {
-        vec sum = fma(whole_of(f.sums[u] + r * 16), set1(256), whole_of(f.sums[u] + (FEW_ROWS + r) * 16));
-        store(o + u * W, fma(set1(unit[r]), sum, load(o + u * W)));
-      }
+    _tile_stored(3, sums[3], 64);
+  }
+  for (int r = 0; r < head.rows; r++) {
+    float *o = head.o + r * MAX_WIDTH;
+    for (int u = 0; u < 4 * chunks; u++) {
+      vec sum = fma(whole_of(f.sums[u] + r * 16), set1(256), whole_of(f.sums[u] + (FEW_ROWS + r) * 16));
+      store(o + u * W, fma(set1(unit[r]), sum, load(o + u * W)));
     }
   }
 }
