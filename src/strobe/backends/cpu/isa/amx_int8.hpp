@@ -120,17 +120,23 @@ static inline void interleave(const char *const *v, int64_t d, int8_t *to, Fetch
   }
 }
 
+// All of a block's values. Long before they are multiplied: what was just stored is not at hand for a tile.
+template <int WIDTH>
+static inline void interleave_values(const Piece &piece, Int8Scratch &f, const FewBlock &b, Fetcher &next) {
+  const int64_t V = WIDTH ? WIDTH : piece.call->V;
+  for (int j = b.count; j < FEW_KEYS; j++) f.few.v[j] = f.few.v[b.count - 1];
+  for (int64_t d = 0; d < V; d += INT8_CHUNK) interleave<WIDTH>(f.few.v, d, f.v[d / INT8_CHUNK], d ? nullptr : &next);
+}
+
 // o[r] += Σ p[r][j] v[j], columns in the order of the tiles.
 template <int WIDTH>
-static inline void gather_int8(const Piece &piece, Int8Scratch &f, FewHead &head, const FewBlock &b, Fetcher &next) {
+static inline void gather_int8(const Piece &piece, Int8Scratch &f, FewHead &head, const FewBlock &b) {
   const int64_t V = WIDTH ? WIDTH : piece.call->V;
   float unit[FEW_ROWS];
   for (int r = 0; r < head.rows; r++)
     unit[r] =
         digits(f.few.s + r * FEW_KEYS, FEW_KEYS, head.lo[r] - b.k0, head.hi[r] - b.k0, f.p + r * FEW_KEYS, f.p + (FEW_ROWS + r) * FEW_KEYS);
-  for (int j = b.count; j < FEW_KEYS; j++) f.few.v[j] = f.few.v[b.count - 1];
   const int chunks = static_cast<int>(V / INT8_CHUNK);
-  for (int x = 0; x < chunks; x++) interleave<WIDTH>(f.few.v, x * INT8_CHUNK, f.v[x], x ? nullptr : &next);
   _tile_loadd(4, f.p, INT8_CHUNK);
   for (int x = 0; x < chunks; x++) {
     const int8_t *v = f.v[x];
@@ -188,9 +194,10 @@ static void attend_int8_of(const Piece *pieces, int heads) {
       FewBlock b = {k0, static_cast<int>(least(FEW_KEYS, piece.key1 - k0))};
       tokens_at(*piece.keys, k0, b.count, f.few.k, f.few.v);
       scales_at(*piece.keys, k0, b.count, f.few.k_scale, f.few.v_scale);
+      interleave_values<WIDTH>(piece, f, b, next.v);
       score_int8<WIDTH>(piece, f, head, f.heads[h], b, next.k);
       for (int r = 0; r < head.rows; r++) weigh_row(piece, how, f.few, head, b, r);
-      gather_int8<WIDTH>(piece, f, head, b, next.v);
+      gather_int8<WIDTH>(piece, f, head, b);
       if ((k0 - pieces[0].key0) % STRETCH_KEYS == STRETCH_KEYS - FEW_KEYS || k0 + FEW_KEYS >= pieces[0].key1) end_stretch(piece, head);
     }
   }
