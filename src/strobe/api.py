@@ -157,7 +157,8 @@ def append(pages: Paged, k: Any, v: Any) -> None:
         token t of the T new ones of sequence b goes to position  lengths[b] − T + t
 
     `pages.lengths` are the lengths with the new tokens, so the same value serves the `attention` that follows.
-    Pages that are `Scaled` are quantised on the way: one scale a token and head, `max |x| / 127` for int8.
+    Pages that are `Scaled` are quantised on the way: one scale a token and head, `max |x|` over 127 for
+    int8, 7 for int4, 448 and 57,344 for float8 e4m3 and e5m2, then the nearest even of `x / scale`.
 
     Args:
         pages: `Paged`; its arrays are changed.

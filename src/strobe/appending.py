@@ -8,7 +8,7 @@ from typing import Any
 
 from strobe.errors import Invalid
 from strobe.layouts import Packed, Paged
-from strobe.problem import FLOATS, NARROW, Described, key_sides
+from strobe.problem import FLOATS, NARROW, Described, key_sides, unpaired
 from strobe.terms import Scaled
 
 
@@ -23,7 +23,8 @@ class Append:
     V: int
     Z: int
     dtype: str
-    page_dtype: str
+    page_dtype: str  # of the keys
+    value_dtype: str
     device: str
     packed: bool
 
@@ -76,7 +77,7 @@ def check_append(pages: Any, k: Any, v: Any) -> Append:
         )
     return Append(
         B, T, sides[0].shape[2], sides[0].shape[3], sides[1].shape[3], sides[0].shape[1],
-        new.dtype, sides[0].dtype, new.device, packed,
+        new.dtype, sides[0].dtype, sides[1].dtype, new.device, packed,
     )  # fmt: skip
 
 
@@ -92,13 +93,13 @@ def _side(name: str, side: Any) -> Described:
             raise Invalid(f"{name} are one of {', '.join(FLOATS)}, or Scaled; got {data.dtype}")
     else:
         if data.dtype not in NARROW:
-            raise Invalid(f"Scaled {name} are one of {', '.join(NARROW)}; got {data.dtype}. Plain pages carry no scales")
+            raise Invalid(f"Scaled {name} are one of {', '.join(NARROW)} (pairs of int4); got {data.dtype}. Plain pages carry no scales")
         scale = side.scale
         if not isinstance(scale, Described) or scale.dtype != "float32" or scale.shape != data.shape[:-1]:
             raise Invalid(f"{name}.scale is float32 {list(data.shape[:-1])}, one a token and head; got {scale}")
         _beside(f"{name}.scale", scale, data.device)
     _contiguous(name, data)
-    return data
+    return unpaired(data) if isinstance(side, Scaled) else data
 
 
 def _index(name: str, value: Any, axes: tuple[str, ...], B: int | None, device: str) -> Described:

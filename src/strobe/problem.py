@@ -18,7 +18,7 @@ from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.terms import Alibi, Dropout, Scaled, Sink, SoftCap
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-NARROW = ("int8", "float8_e4m3fn", "float8_e5m2")
+NARROW = ("int8", "float8_e4m3fn", "float8_e5m2", "uint8")  # uint8: pairs of int4, see `Scaled`
 Keys: TypeAlias = Dense | Ranged | PackedKeys | Paged
 
 
@@ -180,6 +180,11 @@ def check(call: Call) -> Problem:
     return Problem(call, B, T, S, H, G, D, V, q.dtype, q.device, scale)
 
 
+def unpaired(data: Described) -> Described:
+    """Narrow numbers as they count: two a byte in the pairs of int4."""
+    return data._replace(shape=(*data.shape[:-1], 2 * data.shape[-1])) if data.dtype == "uint8" else data
+
+
 def _array(name: str, value: Any, axes: str) -> Described:
     """The description of an array that has to have these axes and a contiguous last one."""
     if not isinstance(value, Described):
@@ -245,7 +250,7 @@ def _side(name: str, value: Any, axes: str) -> Described:
     if scale.dtype != "float32" or scale.shape != data.shape[:-1]:
         raise Invalid(f"{name}.scale is float32 {list(data.shape[:-1])}, one a token and head; got {scale}")
     _beside(f"{name}.scale", scale, data.device)
-    return data
+    return unpaired(data)
 
 
 def _keys(keys: Keys, sequences: int | None) -> tuple[int, int, Described, Described]:
@@ -282,7 +287,7 @@ def _dtypes(q: Described, keys: Keys) -> None:
     for name, side in zip(("keys", "values"), key_sides(keys), strict=True):
         if isinstance(side, Scaled):
             if side.data.dtype not in NARROW:
-                raise Invalid(f"Scaled {name} are one of {', '.join(NARROW)}; got {side.data.dtype}")
+                raise Invalid(f"Scaled {name} are one of {', '.join(NARROW)} (pairs of int4); got {side.data.dtype}")
             _beside(name, side.data, q.device)
             continue
         if side.dtype != q.dtype:

@@ -69,9 +69,11 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Keys or values in int8 or float8 with their scales: the formula is that of `data · scale`.
+    """Keys or values in int8, int4 or float8 with their scales: the formula is that of `data · scale`.
 
-    `data` is `[…, heads, width]`, `scale` float32 `[…, heads]`: one scale a token and head.
+    `data` is `[…, heads, width]`, `scale` float32 `[…, heads]`: one scale a token and head. Of int4, whole numbers
+    −8 … 7, a byte holds two: `data` is uint8 `[…, heads, width / 2]`, number 2i in the low half of byte i, number
+    2i + 1 in its high half, each in two's complement.
     """
 
     data: Any = field(metadata=ARRAY)

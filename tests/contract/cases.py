@@ -20,6 +20,7 @@ from strobe import layouts
 from strobe.problem import Call, key_sides, map_arrays
 
 FLOATS = ("float32", "bfloat16", "float16")
+NARROW = ("int4", "float8_e4m3fn", "float8_e5m2")  # beside int8, which has cases of its own
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Case:
     scale: float | None = None
     first: int | tuple[int, ...] | None = None
     times: float = 1.0  # what the queries are multiplied with: scores of ±1e4
-    scaled: str = ""  # "int8", "float8_e4m3fn"
+    scaled: str = ""  # "int8", "int4", "float8_e4m3fn", "float8_e5m2"
     dtypes: tuple[str, ...] = FLOATS
 
     @property
@@ -158,6 +159,9 @@ CRUEL = (
     Case("int8, all terms", 1, 24, 40, 4, 2, 64, mask=Causal() & Window(before=20), terms=("cap", "bias", "alibi", "sink"), scaled="int8"),
     Case("int8, group of 8, a window over pages", 2, 1, 200, 16, 2, 128, keys="paged 3", mask=Causal() & Window(before=70), scaled="int8", lengths=(200, 7)),
     Case("int8, negative scale and cap", 2, 1, 90, 4, 2, 64, terms=("cap",), scale=-0.3, scaled="int8"),
+    *(Case(f"{kind}, group of 8", 2, 1, 150, 16, 2, 128, keys="paged 3", mask=Causal(), scaled=kind, lengths=(150, 70)) for kind in NARROW),
+    *(Case(f"{kind}, D 40, V 72, five queries", 1, 5, 70, 4, 4, 40, 72, mask=Causal(), scaled=kind) for kind in NARROW),
+    *(Case(f"{kind}, a chunk", 2, 30, 90, 4, 2, 64, keys="ranged", mask=Causal(), scaled=kind, lengths=(90, 41)) for kind in NARROW),
     Case("int8, 64k keys", 1, 1, 65_536, 4, 1, 64, scaled="int8"),
     Case("many keys, one head", 1, 1, 3001, 1, 1, 64),
     Case("64k keys, one query", 1, 1, 65_536, 4, 1, 64),
@@ -197,6 +201,11 @@ def build(case: Case, dtype: str, seed: int = 0) -> Call:
     )  # fmt: skip
 
 
+def pairs(x: Tensor) -> Tensor:
+    """Numbers −8 … 7, two a byte, the even one in the low half."""
+    return (x[..., ::2] % 16 + x[..., 1::2] % 16 * 16).to(torch.uint8)
+
+
 def _permuted(x: Tensor) -> Tensor:
     """The same array with its first three axes reversed in memory."""
     return x.permute(2, 1, 0, 3).contiguous().permute(2, 1, 0, 3)
@@ -220,11 +229,12 @@ def _keys(case: Case, draw: Callable[..., Tensor], g: torch.Generator) -> layout
     def narrow(x: Tensor) -> Tensor | Scaled:
         if not case.scaled:
             return x
-        kind = getattr(torch, case.scaled)
-        largest = 127.0 if case.scaled == "int8" else torch.finfo(kind).max
-        scale = x.float().abs().amax(-1) / largest
+        whole = {"int8": 127.0, "int4": 7.0}.get(case.scaled)
+        kind = torch.int8 if whole else getattr(torch, case.scaled)
+        scale = x.float().abs().amax(-1) / (whole or torch.finfo(kind).max)
         steps = x.float() / scale[..., None]
-        return Scaled((steps.round() if case.scaled == "int8" else steps).to(kind), scale)
+        data = (steps.round() if whole else steps).to(kind)
+        return Scaled(pairs(data) if case.scaled == "int4" else data, scale)
 
     if case.keys.startswith("paged"):
         z = int(case.keys.split()[1])

@@ -53,7 +53,7 @@ def promised(room: str, case: Case) -> bool:
     plain = mask is not None and causal_window(mask) is not None
     simple = plain and case.dropout is None and not case.scaled and not {"bias", "bias head", "alibi"} & set(case.terms)
     if room == "cpu":
-        return case.scaled in ("", "int8") and case.D <= 576 and case.width <= 576
+        return case.D <= 576 and case.width <= 576
     return simple and not case.terms and case.width == case.D
 
 

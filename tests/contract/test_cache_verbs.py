@@ -134,6 +134,32 @@ def test_append_quantises_into_scaled_pages(kind: str) -> None:
     assert not bool(values.data[1].float().any()), "zeros stay zeros"
 
 
+@pytest.mark.parametrize("room", _rooms("append"))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["int8", "int4", "float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_append_writes_the_same_narrow_numbers_in_every_room(room: str, dtype: str, kind: str, packed: bool) -> None:
+    """Rounding is defined (nearest even of x / scale, scale = max|x| / greatest), so rooms agree bit for bit."""
+    g = torch.Generator().manual_seed(11)
+    store, halves = (torch.uint8, 2) if kind == "int4" else (getattr(torch, kind), 1)
+    k, v = (torch.randn(9, 2, width, generator=g).to(getattr(torch, dtype)) for width in (64, 40))
+    k[0, 0], k[1, 1] = k[0, 0] * 1e-4, 0.0  # subnormal float8 under a scale of their own; a row of zeros
+    k[2, 0, :4] = torch.tensor([127.0, 0.5, 1.5, -2.5]).to(k.dtype)  # halves go to the even neighbour
+    k[3, 0] = torch.linspace(-3, 3, 64).exp().to(k.dtype)
+    found = []
+    for name in ("reference", room):
+        keys, values = (Scaled(torch.zeros(4, 3, 2, width // halves, dtype=torch.uint8).view(store), torch.zeros(4, 3, 2)) for width in (64, 40))
+        pages = Paged(keys, values, torch.tensor([[2, 0], [3, 1]], dtype=torch.int32), torch.tensor([6, 3], dtype=torch.int32), 6)
+        if packed:
+            _append_in(name, pages, Packed(k, torch.tensor([0, 6, 9], dtype=torch.int32), 6), v)
+        else:
+            _append_in(name, pages, k[:6].view(2, 3, 2, 64), v[:6].view(2, 3, 2, 40))
+        found.append([x.view(torch.uint8) if x.dtype != torch.float32 else x for side in (keys, values) for x in (side.data, side.scale)])
+    assert bool(found[0][0].any())
+    for want, have in zip(*found, strict=True):
+        assert torch.equal(want, have)
+
+
 @pytest.mark.parametrize("room", _rooms("merge"))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_merge_is_the_law(room: str, dtype: str) -> None:

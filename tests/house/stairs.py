@@ -46,7 +46,7 @@ KINDS = (
     Kind("models/*", ("strobe", *HALL, "models", "models.*"), ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "jinja2")),
     Kind("engine/*", ("strobe", *HALL, "models", "models.*", "cache", "cache.*", "engine", "engine.*"), ("torch",)),
     Kind("lab/*", ("strobe", *HALL, "faces.torch", "models.*", "cache.*", "engine.*", "lab", "lab.*"), ("torch", "transformers", "matplotlib", "rich")),
-    Kind("cli/*", ("strobe", *HALL, "models.*", "engine.*", "lab", "lab.*", "cli", "cli.*"), ("torch", "transformers", "rich")),
+    Kind("cli/*", ("strobe", *HALL, "cache.formats", "models.*", "engine.*", "lab", "lab.*", "cli", "cli.*"), ("torch", "transformers", "rich")),
     Kind("*.py", HALL),  # the hall itself
 )  # fmt: skip
 

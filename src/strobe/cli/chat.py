@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strobe.cli.generate import Answered, answer, sampling_of
-from strobe.cli.opening import Spoken, open_model, readable, weights_of
+from strobe.cli.opening import Spoken, cache_of, open_model, readable, weights_of
 from strobe.errors import Invalid, StrobeError
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     opened = open_model(arguments.model, arguments.dtype)
     from strobe.engine.engine import Engine
 
-    chat = Chat(Engine(opened.model, opened.tokenizer, weights=weights_of(arguments.weights)), sampling, Spoken(opened.tokenizer))
+    engine = Engine(opened.model, opened.tokenizer, weights=weights_of(arguments.weights), cache=cache_of(arguments.cache))
+    chat = Chat(engine, sampling, Spoken(opened.tokenizer))
     if sys.stdin.isatty():
         print(HELP, file=sys.stderr)
     for line in lines():

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from strobe.cli.opening import Opened, asked, open_model, read_prompts, readable, weights_of
+from strobe.cli.opening import Opened, asked, cache_of, open_model, read_prompts, readable, weights_of
 from strobe.cli.screen import Waiting, waiting
 from strobe.errors import Invalid
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     opened = open_model(arguments.model, arguments.dtype)
     from strobe.engine.engine import Engine
 
-    engine = Engine(opened.model, opened.tokenizer, weights=weights_of(arguments.weights))
+    engine = Engine(opened.model, opened.tokenizer, weights=weights_of(arguments.weights), cache=cache_of(arguments.cache))
     every = [Answered(prompt, asked(opened.tokenizer, [{"role": "user", "content": prompt}], arguments.raw)) for prompt in prompts]
     other = None
     worst = 0
@@ -142,6 +142,7 @@ def compare(model: Any, engine: Engine, answered: Answered) -> dict[str, Any]:
     """transformers' eager path on the same tokens, and where it first says something else."""
     import torch
 
+    from strobe.cache.formats import AsComputed
     from strobe.lab import conventional
     from strobe.models.linears import Int8
 
@@ -157,11 +158,13 @@ def compare(model: Any, engine: Engine, answered: Answered) -> dict[str, Any]:
         lines.append(f"the first difference is at token {place + 1} of {len(answered.tokens)}: strobe {ours}, transformers {theirs}")
     if told.token_s:
         lines.append(f"transformers: {1 / (sum(told.token_s) / len(told.token_s)):.1f} tokens/s, cache {told.cache_bytes / 2**20:.2f} MiB")
-    rounded = isinstance(engine.model.weights, Int8)
+    rounded = [what for what, is_so in (("int8 weights", isinstance(engine.model.weights, Int8)),
+                                        ("a narrow cache", not isinstance(engine.cache, AsComputed))) if is_so]  # fmt: skip
     wrong = place is not None and engine.model.dtype == torch.float32 and not rounded
     if place is not None and not wrong:
         kind = str(engine.model.dtype).removeprefix("torch.")
-        rounding, decides = ("with int8 weights", "--weights as-loaded") if rounded else (f"in {kind}", "--dtype float32")
+        rounding = f"with {' and '.join(rounded)}" if rounded else f"in {kind}"
+        decides = "--weights as-loaded --cache as-computed" if rounded else "--dtype float32"
         lines.append(f"{rounding} two right answers may differ; {decides} decides")
     return {"tokens": told.tokens, "first_difference": place, "wrong": wrong, "report": "\n".join(lines)}
 

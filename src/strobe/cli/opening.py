@@ -12,6 +12,7 @@ from strobe.cli.screen import waiting
 from strobe.errors import Invalid
 
 if TYPE_CHECKING:
+    from strobe.cache.formats import Format
     from strobe.models.linears import Weights
 
 MODELS = ("transformers", "tokenizers", "safetensors", "jinja2")
@@ -79,6 +80,13 @@ def weights_of(word: str) -> Weights:
     from strobe.models.linears import AS_LOADED, Int8
 
     return Int8() if word == "int8" else AS_LOADED
+
+
+def cache_of(word: str) -> Format:
+    """What `--cache` asks for."""
+    from strobe.cache.formats import AS_COMPUTED, Float8, Int4, Int8
+
+    return {"int8": Int8(), "int4": Int4(), "float8": Float8()}.get(word, AS_COMPUTED)
 
 
 def asked(tokenizer: Any, messages: list[dict[str, str]], raw: bool = False) -> list[int]:

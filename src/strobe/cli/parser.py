@@ -142,6 +142,7 @@ def _model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", metavar="DIR", help="a checkpoint's folder; nothing is downloaded")
     command.add_argument("--dtype", default="auto", choices=("auto", *DTYPES[:3]), help="auto is what the checkpoint says")
     command.add_argument("--weights", default="as-loaded", choices=("as-loaded", "int8"), help="int8 reads fewer bytes a token")
+    command.add_argument("--cache", default="as-computed", choices=("as-computed", "int8", "int4", "float8"), help="narrow keys and values take less memory")
     command.add_argument("--max-tokens", type=int, default=400, metavar="N")
     command.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0, the default, takes the likeliest token")
     command.add_argument("--top-k", type=int, metavar="N")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from strobe import Invalid
+from strobe.cache.formats import AS_COMPUTED, Format
 from strobe.cache.pages import Pages
 from strobe.cache.prefix import Prefix
 from strobe.cache.storage import Storage, Widths
@@ -54,6 +55,8 @@ class Engine:
         budget: tokens computed a step, at least `running`; longer prompts are computed in pieces of it.
         running: requests that generate at once.
         weights: `strobe.models.linears.Int8()` to read int8 weights where at most 8 tokens are computed.
+        cache: `strobe.cache.formats.Int8()`, `Int4()` or `Float8()` to keep keys and values in fewer bytes, each row rounded
+            with a scale of its own.
 
     Raises:
         Invalid: a number that makes no sense, or a model that does not generate.
@@ -67,20 +70,23 @@ class Engine:
 
     def __init__(
         self, model: Any, tokenizer: Any, *, pages: int | None = None, page_size: int = 16, budget: int = 512, running: int = 32,
-        weights: Weights = AS_LOADED,
+        weights: Weights = AS_LOADED, cache: Format = AS_COMPUTED,
     ) -> None:  # fmt: skip
         for name, value in (("pages", pages), ("page_size", page_size), ("budget", budget), ("running", running)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise Invalid(f"{name} is an integer, 1 or more; got {value!r}")
+        if not isinstance(cache, Format):  # pyright: ignore[reportUnnecessaryIsInstance] — callers may not check types
+            raise Invalid(f"cache is Int8(), Int4(), Float8() or AsComputed() of strobe.cache.formats; got {cache!r}")
         self.model: Prepared = prepare(model, weights)
         self.tokenizer = tokenizer
         widths = [Widths(layer.G, layer.D, layer.V) for layer in self.model.layers]
         if pages is None:
-            one = Storage.page_bytes(widths, page_size, self.model.dtype)
+            one = Storage.page_bytes(widths, page_size, self.model.dtype, cache)
             pages = max(1, min(4 * math.ceil(self.model.context / page_size), CACHE_BYTES // one))
         book = Pages(pages)
         self._scheduler = Scheduler(book, Prefix(book, page_size), budget, running)
-        self._storage = Storage(widths, pages, page_size, dtype=self.model.dtype, device=self.model.device)
+        self._storage = Storage(widths, pages, page_size, dtype=self.model.dtype, device=self.model.device, format=cache)
+        self.cache = cache
         self._requests: dict[int, _Running] = {}
         self._next = 0
         self._stats = Stats(self._storage.bytes, pages, page_size)

@@ -15,7 +15,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from strobe import Full, Packed, Paged, Plan, State, append, explain, merge, run
+from strobe import Full, Packed, Paged, Plan, Scaled, State, append, explain, merge, run
 from strobe.cache.storage import Storage
 from strobe.engine.cascade import shared
 from strobe.engine.scheduler import Work
@@ -30,7 +30,7 @@ class Places:
     lengths: Tensor  # int32 [B]
     longest: int
 
-    def of(self, keys: Tensor, values: Tensor) -> Paged:
+    def of(self, keys: Tensor | Scaled, values: Tensor | Scaled) -> Paged:
         """These tokens in one layer."""
         return Paged(keys, values, self.table, self.lengths, self.longest)
 
@@ -70,7 +70,7 @@ class Part:
         """Laid tokens with their offsets, if they have any."""
         return x if self.offsets is None else Packed(x, self.offsets, self.most)
 
-    def attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Terms) -> Tensor:
+    def attend(self, keys: Tensor | Scaled, values: Tensor | Scaled, q: Tensor, k: Tensor, v: Tensor, terms: Terms) -> Tensor:
         """Writes the new keys and values of these sequences, then attends to all of theirs: `[1, n, H, V]`."""
         pages = self.places.of(keys, values)
         append(pages, self.packed(self.laid(k)), self.laid(v))
@@ -83,13 +83,13 @@ class Part:
     def _run(self, queries: Tensor | Packed, pages: Paged, terms: Terms) -> State:
         mask, scale, cap, sink = terms
         q = queries.tokens if isinstance(queries, Packed) else queries
-        kind = (mask, scale, cap, sink is None, q.shape, pages.keys.shape, pages.values.shape, pages.table.shape)
+        kind = (mask, scale, cap, sink is None, q.shape, _shape(pages.keys), _shape(pages.values), pages.table.shape)
         plan = self.plans.get(kind)
         if plan is None:
             plan = self.plans[kind] = explain(queries, pages, mask=mask, scale=scale, cap=cap, sink=sink)
         return run(plan, queries, pages, sink=sink)
 
-    def _merged(self, cascade: Cascade, keys: Tensor, values: Tensor, q: Tensor, terms: Terms) -> Tensor:
+    def _merged(self, cascade: Cascade, keys: Tensor | Scaled, values: Tensor | Scaled, q: Tensor, terms: Terms) -> Tensor:
         """`[B, 1, H, V]`: each sequence's own pages, a sink among them, and the shared ones."""
         out, lse = self._run(q, cascade.rest.of(keys, values), terms)
         for prefix in cascade.prefixes:
@@ -98,6 +98,10 @@ class Part:
             own = State(out[prefix.rows], lse[prefix.rows])
             out[prefix.rows] = merge(own, State(common.out.transpose(0, 1), common.lse.transpose(0, 1))).out
         return out
+
+
+def _shape(side: Tensor | Scaled) -> tuple[int, ...]:
+    return side.data.shape if isinstance(side, Scaled) else side.shape
 
 
 @dataclass
@@ -124,7 +128,7 @@ class Step:
 
 def build(works: Sequence[Work], storage: Storage) -> Step:
     """The step that computes these works, those of one token first."""
-    device = storage.keys[0].device
+    device = storage.device
     ids: list[int] = []
     positions: list[int] = []
     wanted: list[int] = []

@@ -11,7 +11,10 @@ int32_t check(strobe_append &c) {
   auto bad = [&](int32_t code, int64_t value) { return fail(c.fault, code, 0, 0, value); };
   if (c.size != sizeof c || c.interface != STROBE_INTERFACE) return STROBE_BAD_STRUCT;
   if (!valid_dtype(c.from_dtype)) return bad(STROBE_BAD_DTYPE, c.from_dtype);
-  if (!valid_dtype(c.to_dtype) || (c.from_dtype != c.to_dtype && c.from_dtype != STROBE_F32)) return bad(STROBE_BAD_DTYPE, c.to_dtype);
+  bool narrow = has_scales(c.to_dtype) && c.to_dtype <= STROBE_I4;
+  if (narrow != (c.k_scale != nullptr) || narrow != (c.v_scale != nullptr)) return bad(STROBE_BAD_DTYPE, c.to_dtype);
+  if (!narrow && (!valid_dtype(c.to_dtype) || (c.from_dtype != c.to_dtype && c.from_dtype != STROBE_F32)))
+    return bad(STROBE_BAD_DTYPE, c.to_dtype);
   if (!valid_width(c.D) || !valid_width(c.V) || c.B < 0 || c.T < 0 || c.G < 1 || c.Z < 1 || c.P < 0) return bad(STROBE_BAD_SHAPE, c.D);
   if (c.offsets)
     if (int32_t code = check_offsets(c.fault, c.offsets, c.B, c.T, true)) return code;
@@ -36,8 +39,16 @@ void write(const strobe_append &c, const InstructionSet &set, int64_t b, int64_t
     auto to = [&](void *p, const int64_t *strides) {
       return static_cast<char *>(p) + (page * strides[0] + token * strides[1] + g * strides[2]) * to_bytes;
     };
-    set.copy_row(from(c.k, c.k_strides), c.from_dtype, to(c.k_pages, c.k_pages_strides), c.to_dtype, c.D);
-    set.copy_row(from(c.v, c.v_strides), c.from_dtype, to(c.v_pages, c.v_pages_strides), c.to_dtype, c.V);
+    const char *k = from(c.k, c.k_strides), *v = from(c.v, c.v_strides);
+    char *k_to = to(c.k_pages, c.k_pages_strides), *v_to = to(c.v_pages, c.v_pages_strides);
+    if (has_scales(c.to_dtype)) {
+      auto scale = [&](float *p, const int64_t *strides) { return p + page * strides[0] + token * strides[1] + g * strides[2]; };
+      *scale(c.k_scale, c.k_scale_strides) = set.narrow_row(k, c.from_dtype, k_to, c.to_dtype, c.D);
+      *scale(c.v_scale, c.v_scale_strides) = set.narrow_row(v, c.from_dtype, v_to, c.to_dtype, c.V);
+    } else {
+      set.copy_row(k, c.from_dtype, k_to, c.to_dtype, c.D);
+      set.copy_row(v, c.from_dtype, v_to, c.to_dtype, c.V);
+    }
   }
 }
 

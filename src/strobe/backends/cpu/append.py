@@ -12,6 +12,7 @@ from strobe.backends.cpu import library as lib
 from strobe.backends.cpu.arguments import strides
 from strobe.layouts import Packed, Paged
 from strobe.plan import Plan
+from strobe.terms import Scaled
 
 
 @lru_cache(maxsize=1024)
@@ -21,8 +22,8 @@ def prepared(plan: Plan) -> lib.Form:
     assert isinstance(problem, Append)
     form = lib.APPEND.pack(
         lib.APPEND.size, lib.INTERFACE, lib.ISAS[machine.arch], machine.units,
-        lib.DTYPES_BY_NAME[problem.dtype], lib.DTYPES_BY_NAME[problem.page_dtype],
-        problem.B, *[0] * 27, *lib.NO_FAULT,
+        lib.DTYPES_BY_NAME[problem.dtype], (lib.DTYPES_BY_NAME | lib.NARROW_BY_NAME)[problem.page_dtype],
+        problem.B, *[0] * 35, *lib.NO_FAULT,
     )  # fmt: skip
     return lib.Form("strobe_append_tokens", lib.APPEND, form)
 
@@ -31,15 +32,18 @@ def launch(plan: Plan, pages: Paged, k: Any, v: Tensor) -> None:
     """Writes in place; nothing is written if any token has no place."""
     packed = isinstance(k, Packed)
     tokens = k.tokens if packed else k
-    keys, values, table = pages.keys, pages.values, pages.table
+    keys, values, table, scales = pages.keys, pages.values, pages.table, (0,) * 8
+    if isinstance(keys, Scaled):
+        scales = (keys.scale.data_ptr(), values.scale.data_ptr(), *keys.scale.stride(), *values.scale.stride())
+        keys, values = keys.data, values.data
     form = prepared(plan)
     struct = form.copy()
     at, write = lib.APPENDED
     write(
-        struct, at, tokens.shape[0 if packed else 1], *keys.shape[2:], values.shape[3],
+        struct, at, tokens.shape[0 if packed else 1], *tokens.shape[-2:], v.shape[-1],
         tokens.data_ptr(), v.data_ptr(), keys.data_ptr(), values.data_ptr(),
         *strides(tokens), *strides(v), *strides(keys), *strides(values),
         k.offsets.data_ptr() if packed else 0, table.data_ptr(), pages.lengths.data_ptr(),
-        table.stride(0), table.shape[1], *keys.shape[:2],
+        table.stride(0), table.shape[1], *keys.shape[:2], *scales,
     )  # fmt: skip
     form.run(struct)

@@ -15,7 +15,7 @@ inline bool valid_dtype(int32_t dtype) { return dtype == STROBE_F32 || dtype == 
 // Keys and values of the queries' dtype, or narrow ones with their scales.
 inline bool valid_keys(const strobe_attention &c) {
   if (c.keys_dtype == c.dtype) return !c.k_scale && !c.v_scale;
-  return c.keys_dtype == STROBE_I8 && c.k_scale && c.v_scale;
+  return has_scales(c.keys_dtype) && c.keys_dtype <= STROBE_I4 && c.k_scale && c.v_scale;
 }
 inline bool valid_width(int64_t width) { return width > 0 && width <= MAX_WIDTH && width % 8 == 0; }
 

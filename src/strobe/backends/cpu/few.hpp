@@ -27,7 +27,8 @@ struct FewHead {
 };
 struct FewScratch {
   alignas(64) float s[FEW_ROWS * FEW_KEYS];
-  alignas(64) float k_scale[FEW_KEYS], v_scale[FEW_KEYS];  // of this block
+  alignas(64) float k_scale[FEW_KEYS], v_scale[FEW_KEYS];                         // of this block
+  alignas(64) int8_t k_wide[FEW_KEYS * MAX_WIDTH], v_wide[FEW_KEYS * MAX_WIDTH];  // of int4
   const char *k[FEW_KEYS], *v[FEW_KEYS];
   FewHead heads[MOST_HEADS];
 };
@@ -88,10 +89,10 @@ struct Fetchers {
 // What lies `ahead` tokens after what these heads read.
 static Fetchers fetchers(const Piece *pieces, int heads, int64_t ahead) {
   const Piece &piece = pieces[0];
-  int64_t bytes = dtype_bytes(piece.call->keys_dtype);
+  int dtype = piece.call->keys_dtype;
   int64_t k_head = heads > 1 ? pieces[1].keys->k - piece.keys->k : 0, v_head = heads > 1 ? pieces[1].keys->v - piece.keys->v : 0;
-  return {Fetcher(piece, false, piece.call->D * bytes, ahead, heads, k_head),
-          Fetcher(piece, true, piece.call->V * bytes, ahead, heads, v_head)};
+  return {Fetcher(piece, false, row_bytes(dtype, piece.call->D), ahead, heads, k_head),
+          Fetcher(piece, true, row_bytes(dtype, piece.call->V), ahead, heads, v_head)};
 }
 
 // WIDTH is that of keys and values, 0 where only the call knows; a row of a known one in lines of 64 bytes.
@@ -225,12 +226,6 @@ static void value_block(const Piece &piece, const FewScratch &f, FewHead &head, 
   }
 }
 
-static inline void widen_row(float *to, int dtype, const char *from, int64_t width) {
-  if (dtype == STROBE_F32) write_row(to, reinterpret_cast<const float *>(from), width, 1.0f);
-  if (dtype == STROBE_BF16) write_row(to, reinterpret_cast<const bf16 *>(from), width, 1.0f);
-  if (dtype == STROBE_F16) write_row(to, reinterpret_cast<const f16 *>(from), width, 1.0f);
-}
-
 static void load_few(const Piece &piece, FewHead &head) {
   const strobe_attention &call = *piece.call;
   head.rows = piece.row_count, head.same = true;
@@ -246,6 +241,18 @@ static void load_few(const Piece &piece, FewHead &head) {
     for (float *o : {head.o + r * MAX_WIDTH, head.before + r * MAX_WIDTH})
       memset(o, 0, static_cast<size_t>(round_up(call.V, W)) * sizeof(float));
   }
+}
+
+// Where a block's keys and values lie, and their scales. Pairs of int4 become int8, which stay in the first cache.
+static inline void rows_at(const Piece &piece, FewScratch &f, const FewBlock &b) {
+  const strobe_attention &call = *piece.call;
+  tokens_at(*piece.keys, b.k0, b.count, f.k, f.v);
+  if (scaled(call)) scales_at(*piece.keys, b.k0, b.count, f.k_scale, f.v_scale);
+  if (call.keys_dtype != STROBE_I4) return;
+  auto unpack = [&](const char **rows, int64_t width, int8_t *to) {
+    for (int j = 0; j < b.count; j++, to += width) unpack_row(rows[j], width, to), rows[j] = reinterpret_cast<const char *>(to);
+  };
+  unpack(f.k, call.D, f.k_wide), unpack(f.v, call.V, f.v_wide);
 }
 
 // The stretch's sums join those before it.
@@ -295,8 +302,7 @@ static void attend_few(const Piece *pieces, int heads) {
   for (int64_t k0 = pieces[0].key0; k0 < pieces[0].key1; k0 += FEW_KEYS) {
     for (int h = 0; h < heads; h++) {
       FewBlock b = {k0, static_cast<int>(least(FEW_KEYS, pieces[h].key1 - k0))};
-      tokens_at(*pieces[h].keys, k0, b.count, f.k, f.v);
-      if (scaled(*pieces[h].call)) scales_at(*pieces[h].keys, k0, b.count, f.k_scale, f.v_scale);
+      rows_at(pieces[h], f, b);
       few_block<WIDTH, T>(pieces[h], how, f, f.heads[h], b, next);
       if ((k0 - pieces[0].key0) % STRETCH_KEYS == STRETCH_KEYS - FEW_KEYS || k0 + FEW_KEYS >= pieces[0].key1)
         end_stretch(pieces[h], f.heads[h]);
@@ -323,6 +329,9 @@ static void attend_few(const Piece *pieces, int heads) {
   if (dtype == STROBE_BF16) attend_few<bf16>(pieces, heads);
   if (dtype == STROBE_F16) attend_few<f16>(pieces, heads);
   if (dtype == STROBE_I8) attend_few<int8_t>(pieces, heads);
+  if (dtype == STROBE_I4) attend_few<0, int8_t>(pieces, heads);
+  if (dtype == STROBE_E4M3) attend_few<e4m3>(pieces, heads);
+  if (dtype == STROBE_E5M2) attend_few<e5m2>(pieces, heads);
 }
 
 [[maybe_unused]] static bool few_takes(const strobe_attention &call, int64_t rows) { return rows <= FEW_ROWS && !shaped(call); }

@@ -21,8 +21,9 @@ extern "C" {
 #endif
 
 enum strobe_isa { STROBE_SCALAR = 0, STROBE_AVX2 = 1, STROBE_AVX512 = 2, STROBE_AMX = 3, STROBE_NEON = 4 };
-/* From int8 on: keys and values with scales, or (int8) weights of a linear layer. */
-enum strobe_dtype { STROBE_F32 = 0, STROBE_BF16 = 1, STROBE_F16 = 2, STROBE_I8 = 3 };
+/* From int8 on: keys and values with scales, or (int8) weights of a linear layer. Of int4 two numbers are a byte, the even one
+ * its low half; strides count bytes. */
+enum strobe_dtype { STROBE_F32 = 0, STROBE_BF16 = 1, STROBE_F16 = 2, STROBE_I8 = 3, STROBE_E4M3 = 4, STROBE_E5M2 = 5, STROBE_I4 = 6 };
 
 /* How the keys of a sequence lie:
  *   dense   [B, S, G, D], every sequence has S keys
@@ -130,7 +131,7 @@ typedef struct strobe_gradients {
 typedef struct strobe_append {
   uint32_t size, interface;
   int32_t isa, threads;
-  int32_t from_dtype, to_dtype; /* equal, or float32 to a narrower one */
+  int32_t from_dtype, to_dtype; /* equal, or float32 to a narrower one, or any to one with scales */
   int64_t B, T, G, D, V;
   const void *k, *v;                                                          /* new keys and values */
   void *k_pages, *v_pages;                                                    /* [P, Z, G, D], [P, Z, G, V] */
@@ -138,6 +139,8 @@ typedef struct strobe_append {
   const int32_t *offsets;                                                     /* null: dense new tokens */
   const int32_t *table, *lengths;
   int64_t table_stride, table_width, P, Z;
+  float *k_scale, *v_scale; /* [P, Z, G] where to_dtype has scales, else null */
+  int64_t k_scale_strides[3], v_scale_strides[3];
   strobe_fault fault;
 } strobe_append;
 

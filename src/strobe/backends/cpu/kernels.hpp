@@ -78,6 +78,7 @@ struct InstructionSet {
   void (*merge)(const Piece &, const float *const *partials, int count);  // partials of one piece to out and lse
   void (*merge_states)(const strobe_merge &, int64_t b, int64_t t);
   void (*copy_row)(const void *from, int from_dtype, void *to, int to_dtype, int64_t width);
+  float (*narrow_row)(const void *from, int from_dtype, void *to, int to_dtype, int64_t width);  // returns the scale
   void (*arrange_linear)(const strobe_linear_call &, float *to, int64_t stride);
   void (*linear)(const strobe_linear_call &, const float *x, int64_t stride, int64_t n0, int64_t n1);  // columns n0 … n1 of y
   const InstructionSet *below;                                                                         // where `many_takes` says no
@@ -90,7 +91,9 @@ static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 static inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-static inline int64_t dtype_bytes(int dtype) { return dtype == STROBE_F32 ? 4 : dtype == STROBE_I8 ? 1 : 2; }
+static inline bool has_scales(int dtype) { return dtype >= STROBE_I8; }
+static inline int64_t dtype_bytes(int dtype) { return dtype == STROBE_F32 ? 4 : has_scales(dtype) ? 1 : 2; }
+static inline int64_t row_bytes(int dtype, int64_t width) { return dtype == STROBE_I4 ? width / 2 : width * dtype_bytes(dtype); }
 static inline bool scaled(const strobe_attention &call) { return call.keys_dtype != call.dtype; }
 
 // A row's query and its head within the group; walked along, because divisions would be a tenth of a short tile's time.

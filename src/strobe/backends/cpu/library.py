@@ -22,7 +22,7 @@ from strobe.machine import compiled_library
 INTERFACE = 6  # STROBE_INTERFACE of interface.h
 ISAS = {"scalar": 0, "avx2": 1, "avx512": 2, "amx": 3, "neon": 4}
 DTYPES_BY_NAME = {"float32": 0, "bfloat16": 1, "float16": 2}
-NARROW_BY_NAME = {"int8": 3}  # of keys and values with scales
+NARROW_BY_NAME = {"int8": 3, "float8_e4m3fn": 4, "float8_e5m2": 5, "uint8": 6}  # of keys and values with scales
 DENSE, RANGED, PACKED, PAGED = range(4)
 UNBOUNDED = 1 << 60
 
@@ -75,7 +75,7 @@ GRADIENTS = Record(
 APPEND = Record(
     "size:I interface:I isa:i threads:i from_dtype:i to_dtype:i B:q T:q G:q D:q V:q k:P v:P k_pages:P v_pages:P "
     "k_strides:3q v_strides:3q k_pages_strides:3q v_pages_strides:3q offsets:P table:P lengths:P table_stride:q "
-    "table_width:q P:q Z:q fault:3q"
+    "table_width:q P:q Z:q k_scale:P v_scale:P k_scale_strides:3q v_scale_strides:3q fault:3q"
 )
 MERGE = Record(
     "size:I interface:I isa:i threads:i dtype:i reserved:i B:q T:q H:q V:q out_a:P out_b:P lse_a:P lse_b:P out:P lse:P "
@@ -91,7 +91,7 @@ FIRST = ATTENTION.part("first", "first")
 TERMS = ATTENTION.part("sink", "slopes")
 MORE = ATTENTION.part("extras", "extras")
 SCALES = ATTENTION.part("k_scale", "v_scale_strides")
-APPENDED = APPEND.part("T", "Z")
+APPENDED = APPEND.part("T", "v_scale_strides")
 
 
 def source_hash(folder: Path) -> str:

@@ -11,7 +11,7 @@ from strobe.problem import Problem, key_sides
 from strobe.terms import Scaled
 
 DTYPES = ("float32", "bfloat16", "float16")
-NARROW = ("int8",)  # of keys and values with scales
+NARROW = ("int8", "float8_e4m3fn", "float8_e5m2", "uint8")  # of keys and values with scales; uint8 is pairs of int4
 WIDEST = 576
 # Rows (queries × heads of a group) of the kernels whose lanes are the width, on tiles and else, and keys of their blocks.
 FEW_ROWS_ON_TILES, FEW_ROWS = 64, 8
@@ -35,6 +35,11 @@ def offer(problem: Question, machine: Machine) -> Offer | Refusal:
     if isinstance(problem, Merge):
         return _copy(no, "merge", (problem.V,), (problem.dtype,), "one pass over both states")
     if isinstance(problem, Append):
+        if problem.value_dtype != problem.page_dtype:
+            no.append(f"pages of keys and values are of one dtype; got {problem.page_dtype} and {problem.value_dtype}")
+        if problem.page_dtype in NARROW:
+            why = "each row becomes narrow numbers and one scale"
+            return _copy(no, "append", (problem.D, problem.V), (problem.dtype,), why)
         if problem.page_dtype != problem.dtype and problem.dtype != "float32":
             no.append(f"pages are of the tokens' dtype, or narrower than float32; these are {problem.page_dtype} for {problem.dtype}")
         return _copy(no, "append", (problem.D, problem.V), (problem.dtype, problem.page_dtype), "a copy of rows")
@@ -59,8 +64,6 @@ def _narrow(problem: Problem) -> list[str]:
     held = [side.data.dtype if isinstance(side, Scaled) else side.dtype for side in key_sides(problem.call.keys)]
     if held[0] != held[1]:
         no.append(f"keys and values with scales are of one dtype; got keys of {held[0]}, values of {held[1]}")
-    wrong = [dtype for dtype in dict.fromkeys(held) if dtype not in NARROW + DTYPES]
-    no += [f"keys and values with scales are {', '.join(NARROW)}; got {dtype}" for dtype in wrong]
     if problem.verb == "backward":
         no.append("gradients are not computed over keys with scales")
     return no

@@ -212,7 +212,7 @@ class Run {
   int64_t heads_at_once() const {
     auto beside = [](const int64_t *strides) { return strides[2] > 0 && strides[2] < strides[1]; };
     if (shape_ == Shape::many || rows_ > ROWS_OF_HEADS || !beside(call_.k_strides) || !beside(call_.v_strides)) return 1;
-    return clamp(SIDE_BY_SIDE / (call_.D * dtype_bytes(call_.keys_dtype)), 1, MOST_HEADS);
+    return clamp(SIDE_BY_SIDE / row_bytes(call_.keys_dtype, call_.D), 1, MOST_HEADS);
   }
 
   int32_t wave(int64_t first, int64_t last, size_t packed_bytes) {

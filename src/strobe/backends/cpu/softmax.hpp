@@ -86,6 +86,11 @@ static void write_row(To *to, const From *o, int64_t width, float by) {
   for (; c + W <= width; c += W) store(to + c, mul(load(o + c), set1(by)));
   if (c < width) store_part(to + c, mul(load_part(o + c, static_cast<int>(width - c)), set1(by)), static_cast<int>(width - c));
 }
+static inline void widen_row(float *to, int dtype, const char *from, int64_t width) {
+  if (dtype == STROBE_F32) write_row(to, reinterpret_cast<const float *>(from), width, 1.0f);
+  if (dtype == STROBE_BF16) write_row(to, reinterpret_cast<const bf16 *>(from), width, 1.0f);
+  if (dtype == STROBE_F16) write_row(to, reinterpret_cast<const f16 *>(from), width, 1.0f);
+}
 static inline void write_row(void *to, int dtype, const float *o, int64_t width, float by) {
   if (dtype == STROBE_F32) write_row(static_cast<float *>(to), o, width, by);
   if (dtype == STROBE_BF16) write_row(static_cast<bf16 *>(to), o, width, by);

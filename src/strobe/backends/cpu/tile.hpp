@@ -70,6 +70,13 @@ static inline void widen_rows(const char *const *rows, int dtype, int n, int64_t
 }
 static inline void widen_scaled_rows(const char *const *rows, int dtype, const float *scales, int n, int64_t width, float *to) {
   if (dtype == STROBE_I8) widen_scaled_rows<int8_t>(rows, scales, n, width, to);
+  if (dtype == STROBE_E4M3) widen_scaled_rows<e4m3>(rows, scales, n, width, to);
+  if (dtype == STROBE_E5M2) widen_scaled_rows<e5m2>(rows, scales, n, width, to);
+  for (int j = 0; dtype == STROBE_I4 && j < n; j++, to += width) {
+    int8_t wide[MAX_WIDTH];
+    unpack_row(rows[j], width, wide);
+    write_row(to, wide, width, scales[j]);
+  }
 }
 
 // Qᵀ [D][rows]; lanes past the last row repeat it and are never written out.

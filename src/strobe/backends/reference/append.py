@@ -52,9 +52,14 @@ def _write(side: Any, page: Tensor, row: Tensor, tokens: Tensor) -> None:
     if not isinstance(side, Scaled):
         side[page, row] = tokens.to(side.dtype)
         return
-    largest = 127.0 if side.data.dtype == torch.int8 else torch.finfo(side.data.dtype).max
+    kind = side.data.dtype
+    whole = {torch.int8: 127.0, torch.uint8: 7.0}.get(kind)
     wide = tokens.float()
-    scale = wide.abs().amax(-1) / largest
+    scale = wide.abs().amax(-1) / (torch.finfo(kind).max if whole is None else whole)
     steps = wide / torch.where(scale == 0, 1.0, scale)[..., None]
-    side.data[page, row] = (steps.round() if side.data.dtype == torch.int8 else steps).to(side.data.dtype)
+    if whole is None:
+        side.data[page, row] = steps.to(kind)
+    else:
+        steps = torch.where(scale.isfinite()[..., None], steps, 0.0).round().to(torch.int8)
+        side.data[page, row] = steps if kind == torch.int8 else (steps[..., ::2] & 15 | steps[..., 1::2] << 4).view(torch.uint8)
     side.scale[page, row] = scale

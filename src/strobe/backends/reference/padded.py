@@ -79,10 +79,17 @@ class Padded:
         return flat.view(like.shape)
 
 
+def unpaired(pairs: Tensor) -> Tensor:
+    """Pairs of int4 as int8, twice as wide: number 2i is the low half of byte i, number 2i + 1 the high one."""
+    halves = torch.stack((pairs & 15, pairs >> 4), -1).flatten(-2).to(torch.int8)
+    return torch.where(halves > 7, halves - 16, halves)
+
+
 def dequantised(side: Any) -> Tensor:
     """Keys or values in float64, their scales applied."""
     if isinstance(side, Scaled):
-        return side.data.to(torch.float64) * side.scale.to(torch.float64).unsqueeze(-1)
+        data = unpaired(side.data) if side.data.dtype == torch.uint8 else side.data
+        return data.to(torch.float64) * side.scale.to(torch.float64).unsqueeze(-1)
     return side.to(torch.float64)
 
 

@@ -12,6 +12,7 @@
 #include "avx512.hpp"
 // After the instruction set, whose vectors they are written over.
 #include "../linear.hpp"
+#include "../narrow.hpp"
 #include "amx.hpp"
 #include "amx_backward.hpp"
 #include "amx_few.hpp"
@@ -38,6 +39,7 @@ extern const InstructionSet amx_set = {
     amx::merge_partials,
     amx::merge_states,
     amx::copy_row,
+    amx::narrow_row,
     amx::arrange_linear,
     amx::linear,
     &avx512_set,

@@ -33,8 +33,8 @@ struct Int8Scratch {
 };
 
 static bool int8_takes(const strobe_attention &call, int64_t rows) {
-  return !shaped(call) && !call.invariant && rows <= FEW_ROWS && call.keys_dtype == STROBE_I8 && call.dtype != STROBE_F32 && call.D % INT8_CHUNK == 0 &&
-         call.V % INT8_CHUNK == 0;
+  return !shaped(call) && !call.invariant && rows <= FEW_ROWS && (call.keys_dtype == STROBE_I8 || call.keys_dtype == STROBE_I4) && call.dtype != STROBE_F32 &&
+         call.D % INT8_CHUNK == 0 && call.V % INT8_CHUNK == 0;
 }
 
 // n numbers, a multiple of 16, as digits; those outside [from, to) count nothing, whatever they are. Returns the unit.
@@ -76,20 +76,21 @@ static void load_digits(const Piece &piece, const FewHead &head, Int8Head &to) {
 
 static inline vec whole_of(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 
-template <int WIDTH>
+template <int WIDTH, int LINES>
 static inline void score_int8(const Piece &piece, Int8Scratch &f, const FewHead &head, const Int8Head &own, const FewBlock &b,
                               Fetcher &next) {
   const int D = WIDTH ? WIDTH : static_cast<int>(piece.call->D);
+  const bool unpacked = piece.call->keys_dtype == STROBE_I4;  // rows lie evenly then, behind the last whatever was there
   for (int j0 = 0; j0 < b.count; j0 += KEY_GROUP) {
-    const char *k, *v;
-    int64_t step = piece.keys->k_token;
-    if (b.count - j0 < KEY_GROUP || run_at(*piece.keys, b.k0 + j0, &k, &v) < KEY_GROUP) {
+    const char *k = f.few.k[j0], *v;
+    int64_t step = unpacked ? D : piece.keys->k_token;
+    if (!unpacked && (b.count - j0 < KEY_GROUP || run_at(*piece.keys, b.k0 + j0, &k, &v) < KEY_GROUP)) {
       for (int j = 0; j < KEY_GROUP; j++) memcpy(f.k + j * D, f.few.k[least(j0 + j, b.count - 1)], static_cast<size_t>(D));
       k = reinterpret_cast<const char *>(f.k), step = D;
     }
     _tile_zero(0);
     for (int d = 0; d < D; d += INT8_CHUNK) {
-      next.rows<WIDTH / 64>(WIDTH ? KEY_GROUP * INT8_CHUNK / WIDTH : d ? 0 : KEY_GROUP);
+      next.rows<LINES>(WIDTH ? KEY_GROUP * INT8_CHUNK / WIDTH : d ? 0 : KEY_GROUP);
       _tile_loadd(2, k + d, step);
       _tile_loadd(4, own.q + d * 16, INT8_CHUNK);
       _tile_dpbssd(0, 2, 4);
@@ -105,10 +106,10 @@ static inline void score_int8(const Piece &piece, Int8Scratch &f, const FewHead 
 }
 
 // Values of 64 keys and 64 columns as four tiles; dword 4 L + e of a row of tile u is column 16 L + 4 u + e.
-template <int WIDTH>
+template <int WIDTH, int LINES>
 static inline void interleave(const char *const *v, int64_t d, int8_t *to, Fetcher *next) {
   for (int i = 0; i < 16; i++, v += 4, to += INT8_CHUNK) {
-    if (next) next->rows<WIDTH / 64>(4);
+    if (next) next->rows<LINES>(4);
     __m512i a = _mm512_loadu_si512(v[0] + d), b = _mm512_loadu_si512(v[1] + d);
     __m512i c = _mm512_loadu_si512(v[2] + d), e = _mm512_loadu_si512(v[3] + d);
     __m512i ab0 = _mm512_unpacklo_epi8(a, b), ab1 = _mm512_unpackhi_epi8(a, b);
@@ -121,15 +122,15 @@ static inline void interleave(const char *const *v, int64_t d, int8_t *to, Fetch
 }
 
 // All of a block's values. Long before they are multiplied: what was just stored is not at hand for a tile.
-template <int WIDTH>
+template <int WIDTH, int LINES>
 static inline void interleave_values(const Piece &piece, Int8Scratch &f, const FewBlock &b, Fetcher &next) {
   const int64_t V = WIDTH ? WIDTH : piece.call->V;
   for (int j = b.count; j < FEW_KEYS; j++) f.few.v[j] = f.few.v[b.count - 1];
-  for (int64_t d = 0; d < V; d += INT8_CHUNK) interleave<WIDTH>(f.few.v, d, f.v[d / INT8_CHUNK], d ? nullptr : &next);
+  for (int64_t d = 0; d < V; d += INT8_CHUNK) interleave<WIDTH, LINES>(f.few.v, d, f.v[d / INT8_CHUNK], d ? nullptr : &next);
 }
 
 // o[r] += Σ p[r][j] v[j], columns in the order of the tiles.
-template <int WIDTH>
+template <int WIDTH, int LINES>
 static inline void gather_int8(const Piece &piece, Int8Scratch &f, FewHead &head, const FewBlock &b) {
   const int64_t V = WIDTH ? WIDTH : piece.call->V;
   float unit[FEW_ROWS];
@@ -179,7 +180,8 @@ static void finish_int8(const Piece &piece, const FewHead &head) {
   }
 }
 
-template <int WIDTH>
+// WIDTH and LINES (of a row) are 0 where only the call knows.
+template <int WIDTH, int LINES>
 static void attend_int8_of(const Piece *pieces, int heads) {
   TileScope tiles;
   Int8Scratch &f = *reinterpret_cast<Int8Scratch *>(pieces[0].scratch);
@@ -192,12 +194,11 @@ static void attend_int8_of(const Piece *pieces, int heads) {
       const Piece &piece = pieces[h];
       FewHead &head = f.few.heads[h];
       FewBlock b = {k0, static_cast<int>(least(FEW_KEYS, piece.key1 - k0))};
-      tokens_at(*piece.keys, k0, b.count, f.few.k, f.few.v);
-      scales_at(*piece.keys, k0, b.count, f.few.k_scale, f.few.v_scale);
-      interleave_values<WIDTH>(piece, f, b, next.v);
-      score_int8<WIDTH>(piece, f, head, f.heads[h], b, next.k);
+      rows_at(piece, f.few, b);
+      interleave_values<WIDTH, LINES>(piece, f, b, next.v);
+      score_int8<WIDTH, LINES>(piece, f, head, f.heads[h], b, next.k);
       for (int r = 0; r < head.rows; r++) weigh_row(piece, how, f.few, head, b, r);
-      gather_int8<WIDTH>(piece, f, head, b);
+      gather_int8<WIDTH, LINES>(piece, f, head, b);
       if ((k0 - pieces[0].key0) % STRETCH_KEYS == STRETCH_KEYS - FEW_KEYS || k0 + FEW_KEYS >= pieces[0].key1) end_stretch(piece, head);
     }
   }
@@ -206,9 +207,10 @@ static void attend_int8_of(const Piece *pieces, int heads) {
 
 static void attend_int8(const Piece *pieces, int heads) {
   const strobe_attention &call = *pieces[0].call;
-  if (call.D == 128 && call.V == 128) return attend_int8_of<128>(pieces, heads);
-  if (call.D == 64 && call.V == 64) return attend_int8_of<64>(pieces, heads);
-  attend_int8_of<0>(pieces, heads);
+  const bool pairs = call.keys_dtype == STROBE_I4;
+  if (call.D == 128 && call.V == 128) return pairs ? attend_int8_of<128, 1>(pieces, heads) : attend_int8_of<128, 2>(pieces, heads);
+  if (call.D == 64 && call.V == 64) return attend_int8_of<64, 1>(pieces, heads);
+  attend_int8_of<0, 0>(pieces, heads);
 }
 
 }  // namespace STROBE_ISA

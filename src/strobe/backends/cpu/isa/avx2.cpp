@@ -11,6 +11,7 @@
 #include "../backward.hpp"
 #include "../few.hpp"
 #include "../linear.hpp"
+#include "../narrow.hpp"
 #include "../tile.hpp"
 
 namespace strobe {
@@ -21,6 +22,7 @@ extern const InstructionSet avx2_set = {{avx2::TILE_ROWS, avx2::BLOCK, avx2::til
                                         avx2::merge_partials,
                                         avx2::merge_states,
                                         avx2::copy_row,
+                                        avx2::narrow_row,
                                         avx2::arrange_linear,
                                         avx2::linear,
                                         nullptr,

@@ -33,6 +33,16 @@ static inline vec load(const f16 *p) { return _mm256_cvtph_ps(_mm_loadu_si128(re
 static inline vec load(const int8_t *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))));
 }
+// e4m3, shifted, is an f16 whose exponent is 8 too small.
+static inline __m128i eight_bytes(const void *p) { return _mm_cvtepu8_epi16(_mm_loadl_epi64(static_cast<const __m128i *>(p))); }
+static inline vec load(const e5m2 *p) { return _mm256_cvtph_ps(_mm_slli_epi16(eight_bytes(p), 8)); }
+static inline vec load(const e4m3 *p) {
+  const __m128i sign = _mm_set1_epi16(static_cast<short>(0x8000)), rest = _mm_set1_epi16(0x3f80), nan = _mm_set1_epi16(0x7e00);
+  __m128i wide = _mm_slli_epi16(eight_bytes(p), 7), low = _mm_and_si128(wide, rest);
+  __m128i half = _mm_or_si128(_mm_and_si128(_mm_slli_epi16(wide, 1), sign), low);
+  half = _mm_blendv_epi8(half, nan, _mm_cmpeq_epi16(low, rest));
+  return _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256));
+}
 // 16 neighbours: those at even places and those at odd ones.
 static inline void load_even_odd(const bf16 *p, vec *even, vec *odd) {
   __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));

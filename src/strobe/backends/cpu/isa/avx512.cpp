@@ -14,6 +14,7 @@
 #include "../backward.hpp"
 #include "../few.hpp"
 #include "../linear.hpp"
+#include "../narrow.hpp"
 #include "../tile.hpp"
 
 namespace strobe {
@@ -24,6 +25,7 @@ extern const InstructionSet avx512_set = {{avx512::TILE_ROWS, avx512::BLOCK, avx
                                           avx512::merge_partials,
                                           avx512::merge_states,
                                           avx512::copy_row,
+                                          avx512::narrow_row,
                                           avx512::arrange_linear,
                                           avx512::linear,
                                           nullptr,

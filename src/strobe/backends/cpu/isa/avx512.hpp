@@ -49,6 +49,19 @@ static inline vec load_part(const T *p, int n) {
 static inline vec load_part(const int8_t *p, int n) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << n) - 1), p)));
 }
+// e4m3, shifted, is an f16 whose exponent is 8 too small.
+static inline vec widen(__m128i x, e5m2) { return _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(x), 8)); }
+static inline vec widen(__m128i x, e4m3) {
+  const __m256i sign = _mm256_set1_epi16(static_cast<short>(0x8000)), rest = _mm256_set1_epi16(0x3f80), nan = _mm256_set1_epi16(0x7e00);
+  __m256i wide = _mm256_slli_epi16(_mm256_cvtepu8_epi16(x), 7);
+  __m256i half = _mm256_or_si256(_mm256_and_si256(_mm256_slli_epi16(wide, 1), sign), _mm256_and_si256(wide, rest));
+  half = _mm256_mask_mov_epi16(half, _mm256_cmpeq_epi16_mask(_mm256_and_si256(wide, rest), rest), nan);
+  return _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256));
+}
+static inline vec load(const e4m3 *p) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)), e4m3{}); }
+static inline vec load(const e5m2 *p) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)), e5m2{}); }
+static inline vec load_part(const e4m3 *p, int n) { return widen(_mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << n) - 1), p), e4m3{}); }
+static inline vec load_part(const e5m2 *p, int n) { return widen(_mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << n) - 1), p), e5m2{}); }
 
 static inline __m256i narrow(vec x, f16) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline __m256i narrow(vec x, bf16) {  // to nearest even; a NaN stays one

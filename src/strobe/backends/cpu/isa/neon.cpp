@@ -9,6 +9,7 @@
 #include "../backward.hpp"
 #include "../few.hpp"
 #include "../linear.hpp"
+#include "../narrow.hpp"
 #include "../tile.hpp"
 
 namespace strobe {
@@ -19,6 +20,7 @@ extern const InstructionSet neon_set = {{neon::TILE_ROWS, neon::BLOCK, neon::til
                                         neon::merge_partials,
                                         neon::merge_states,
                                         neon::copy_row,
+                                        neon::narrow_row,
                                         neon::arrange_linear,
                                         neon::linear,
                                         nullptr,

@@ -33,6 +33,8 @@ static inline vec load(const int8_t *p) {
   int16x8_t x = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
   return vcvtq_f32_s32(vmovl_s16(vget_low_s16(x)));
 }
+static inline vec load(const e5m2 *p) { return vec{widen_one(p[0]), widen_one(p[1]), widen_one(p[2]), widen_one(p[3])}; }
+static inline vec load(const e4m3 *p) { return vec{widen_one(p[0]), widen_one(p[1]), widen_one(p[2]), widen_one(p[3])}; }
 // 8 neighbours: those at even places and those at odd ones.
 static inline void load_even_odd(const bf16 *p, vec *even, vec *odd) {
   uint32x4_t x = vreinterpretq_u32_u16(vld1q_u16(&p->bits));

@@ -8,6 +8,7 @@
 #include "../backward.hpp"
 #include "../few.hpp"
 #include "../linear.hpp"
+#include "../narrow.hpp"
 #include "../tile.hpp"
 
 namespace strobe {
@@ -18,6 +19,7 @@ extern const InstructionSet scalar_set = {{scalar::TILE_ROWS, scalar::BLOCK, sca
                                           scalar::merge_partials,
                                           scalar::merge_states,
                                           scalar::copy_row,
+                                          scalar::narrow_row,
                                           scalar::arrange_linear,
                                           scalar::linear,
                                           nullptr,
