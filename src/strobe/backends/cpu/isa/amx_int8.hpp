@@ -28,7 +28,7 @@ struct Int8Scratch {
   alignas(64) int8_t k[KEY_GROUP * MAX_WIDTH];           // keys that do not lie evenly
   alignas(64) int8_t p[INT8_TILE];                       // [16 digits of rows][64 keys]
   alignas(64) int8_t v[CHUNKS_OF_WIDTH][4 * INT8_TILE];  // of 64 columns: four tiles [16][16 columns][4 keys]
-  alignas(64) int32_t sums[4 * CHUNKS_OF_WIDTH][16 * 16];
+  alignas(64) int32_t scores[FEW_KEYS / KEY_GROUP][16 * 16], sums[4 * CHUNKS_OF_WIDTH][16 * 16];
   Int8Head heads[MOST_HEADS];
 };
 
@@ -62,10 +62,31 @@ static inline float digits(const float *x, int n, int64_t from, int64_t to, int8
   return none ? 0 : bits >= INFINITE ? __builtin_nanf("") : greatest / GREATEST;
 }
 
+// Pairs of int4 in another order: the even numbers, then the odd ones. Queries and results follow it.
+static inline void evens_then_odds(const char *pairs, int64_t width, int8_t *to) {
+  const __m512i low = _mm512_set1_epi8(15);
+  const __m512i numbers = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
+  for (int64_t i = 0; i < width / 2; i += 64) {
+    __mmask64 here = width / 2 - i >= 64 ? ~__mmask64{0} : (__mmask64{1} << (width / 2 - i)) - 1;
+    __m512i x = _mm512_maskz_loadu_epi8(here, pairs + i);
+    _mm512_mask_storeu_epi8(to + i, here, _mm512_shuffle_epi8(numbers, _mm512_and_si512(x, low)));
+    x = _mm512_and_si512(_mm512_srli_epi16(x, 4), low);
+    _mm512_mask_storeu_epi8(to + width / 2 + i, here, _mm512_shuffle_epi8(numbers, x));
+  }
+}
+// Where number d of a row stands.
+static inline int64_t place(const strobe_attention &call, int64_t d, int64_t width) {
+  return call.keys_dtype == STROBE_I4 ? d % 2 * (width / 2) + d / 2 : d;
+}
+
 static void load_digits(const Piece &piece, const FewHead &head, Int8Head &to) {
   const int D = static_cast<int>(piece.call->D);
   alignas(64) int8_t rows[2 * FEW_ROWS][MAX_WIDTH] = {};
-  for (int r = 0; r < head.rows; r++) to.unit[r] = digits(head.q + r * MAX_WIDTH, D, 0, D, rows[r], rows[FEW_ROWS + r]);
+  for (int r = 0; r < head.rows; r++) {
+    alignas(64) float q[MAX_WIDTH];
+    for (int d = 0; d < D; d++) q[place(*piece.call, d, D)] = head.q[r * MAX_WIDTH + d];
+    to.unit[r] = digits(q, D, 0, D, rows[r], rows[FEW_ROWS + r]);
+  }
   for (int d = 0; d < D; d += INT8_CHUNK) {
     __m512i dwords[16];
     for (int i = 0; i < 16; i++) dwords[i] = _mm512_loadu_si512(rows[i] + d);
@@ -76,9 +97,20 @@ static void load_digits(const Piece &piece, const FewHead &head, Int8Head &to) {
 
 static inline vec whole_of(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 
+static inline void int8_rows(const Piece &piece, Int8Scratch &f, const FewBlock &b) {
+  const strobe_attention &call = *piece.call;
+  tokens_at(*piece.keys, b.k0, b.count, f.few.k, f.few.v);
+  scales_at(*piece.keys, b.k0, b.count, f.few.k_scale, f.few.v_scale);
+  if (call.keys_dtype != STROBE_I4) return;
+  for (int j = 0; j < b.count; j++) {
+    int8_t *k = f.few.k_wide + j * call.D, *v = f.few.v_wide + j * call.V;
+    evens_then_odds(f.few.k[j], call.D, k), evens_then_odds(f.few.v[j], call.V, v);
+    f.few.k[j] = reinterpret_cast<const char *>(k), f.few.v[j] = reinterpret_cast<const char *>(v);
+  }
+}
+
 template <int WIDTH, int LINES>
-static inline void score_int8(const Piece &piece, Int8Scratch &f, const FewHead &head, const Int8Head &own, const FewBlock &b,
-                              Fetcher &next) {
+static inline void multiply_keys(const Piece &piece, Int8Scratch &f, const Int8Head &own, const FewBlock &b, Fetcher &next) {
   const int D = WIDTH ? WIDTH : static_cast<int>(piece.call->D);
   const bool unpacked = piece.call->keys_dtype == STROBE_I4;  // rows lie evenly then, behind the last whatever was there
   for (int j0 = 0; j0 < b.count; j0 += KEY_GROUP) {
@@ -95,11 +127,14 @@ static inline void score_int8(const Piece &piece, Int8Scratch &f, const FewHead 
       _tile_loadd(4, own.q + d * 16, INT8_CHUNK);
       _tile_dpbssd(0, 2, 4);
     }
-    _tile_stored(0, f.sums[j0 / KEY_GROUP], 64);
+    _tile_stored(0, f.scores[j0 / KEY_GROUP], 64);
   }
-  for (int j0 = 0; j0 < b.count; j0 += KEY_GROUP) {  // apart: what a tile has just stored is not there at once
+}
+
+static inline void read_scores(Int8Scratch &f, const FewHead &head, const Int8Head &own, const FewBlock &b) {
+  for (int j0 = 0; j0 < b.count; j0 += KEY_GROUP) {
     vec s[16];
-    for (int j = 0; j < KEY_GROUP; j++) s[j] = whole_of(f.sums[j0 / KEY_GROUP] + j * 16);
+    for (int j = 0; j < KEY_GROUP; j++) s[j] = whole_of(f.scores[j0 / KEY_GROUP] + j * 16);
     transpose(s);
     for (int r = 0; r < head.rows; r++) store(f.few.s + r * FEW_KEYS + j0, mul(set1(own.unit[r]), fma(s[r], set1(256), s[FEW_ROWS + r])));
   }
@@ -121,7 +156,7 @@ static inline void interleave(const char *const *v, int64_t d, int8_t *to, Fetch
   }
 }
 
-// All of a block's values. Long before they are multiplied: what was just stored is not at hand for a tile.
+// All of a block's values.
 template <int WIDTH, int LINES>
 static inline void interleave_values(const Piece &piece, Int8Scratch &f, const FewBlock &b, Fetcher &next) {
   const int64_t V = WIDTH ? WIDTH : piece.call->V;
@@ -129,15 +164,13 @@ static inline void interleave_values(const Piece &piece, Int8Scratch &f, const F
   for (int64_t d = 0; d < V; d += INT8_CHUNK) interleave<WIDTH, LINES>(f.few.v, d, f.v[d / INT8_CHUNK], d ? nullptr : &next);
 }
 
-// o[r] += Σ p[r][j] v[j], columns in the order of the tiles.
-template <int WIDTH, int LINES>
-static inline void gather_int8(const Piece &piece, Int8Scratch &f, FewHead &head, const FewBlock &b) {
-  const int64_t V = WIDTH ? WIDTH : piece.call->V;
-  float unit[FEW_ROWS];
+static inline void read_weights(Int8Scratch &f, FewHead &head, const FewBlock &b, float *unit) {
   for (int r = 0; r < head.rows; r++)
     unit[r] =
         digits(f.few.s + r * FEW_KEYS, FEW_KEYS, head.lo[r] - b.k0, head.hi[r] - b.k0, f.p + r * FEW_KEYS, f.p + (FEW_ROWS + r) * FEW_KEYS);
-  const int chunks = static_cast<int>(V / INT8_CHUNK);
+}
+
+static inline void multiply_values(Int8Scratch &f, int chunks) {
   _tile_loadd(4, f.p, INT8_CHUNK);
   for (int x = 0; x < chunks; x++) {
     const int8_t *v = f.v[x];
@@ -159,6 +192,10 @@ static inline void gather_int8(const Piece &piece, Int8Scratch &f, FewHead &head
     _tile_dpbssd(3, 4, 6);
     _tile_stored(3, sums[3], 64);
   }
+}
+
+// o[r] += Σ p[r][j] v[j], columns in the order of the tiles.
+static inline void gather_sums(const Int8Scratch &f, FewHead &head, const float *unit, int chunks) {
   for (int r = 0; r < head.rows; r++) {
     float *o = head.o + r * MAX_WIDTH;
     for (int u = 0; u < 4 * chunks; u++) {
@@ -176,11 +213,14 @@ static void finish_int8(const Piece &piece, const FewHead &head) {
     for (int64_t d = 0; d < piece.call->V; d += INT8_CHUNK)
       for (int u = 0; u < 4; u++)
         for (int lane = 0; lane < 4; lane++) memcpy(row + d + 16 * lane + 4 * u, from + d + 16 * u + 4 * lane, 4 * sizeof(float));
-    finish_row(piece, r, at, head.m[r], static_cast<float>(head.l[r]), row);
+    alignas(64) float ordered[MAX_WIDTH];
+    for (int64_t d = 0; d < piece.call->V; d++) ordered[d] = row[place(*piece.call, d, piece.call->V)];
+    finish_row(piece, r, at, head.m[r], static_cast<float>(head.l[r]), ordered);
   }
 }
 
-// WIDTH and LINES (of a row) are 0 where only the call knows.
+// WIDTH and LINES (of a row) are 0 where only the call knows. What was just stored is not at hand for a tile, nor what a tile
+// has just stored for a vector; so a block's keys are multiplied between the weights and the values of the block before it.
 template <int WIDTH, int LINES>
 static void attend_int8_of(const Piece *pieces, int heads) {
   TileScope tiles;
@@ -189,18 +229,31 @@ static void attend_int8_of(const Piece *pieces, int heads) {
   Fetchers next = fetchers(pieces, heads, FEW_KEYS);
   memset(f.p, 0, sizeof f.p);
   for (int h = 0; h < heads; h++) load_few(pieces[h], f.few.heads[h]), load_digits(pieces[h], f.few.heads[h], f.heads[h]);
-  for (int64_t k0 = pieces[0].key0; k0 < pieces[0].key1; k0 += FEW_KEYS) {
-    for (int h = 0; h < heads; h++) {
-      const Piece &piece = pieces[h];
-      FewHead &head = f.few.heads[h];
-      FewBlock b = {k0, static_cast<int>(least(FEW_KEYS, piece.key1 - k0))};
-      rows_at(piece, f.few, b);
-      interleave_values<WIDTH, LINES>(piece, f, b, next.v);
-      score_int8<WIDTH, LINES>(piece, f, head, f.heads[h], b, next.k);
-      for (int r = 0; r < head.rows; r++) weigh_row(piece, how, f.few, head, b, r);
-      gather_int8<WIDTH, LINES>(piece, f, head, b);
-      if ((k0 - pieces[0].key0) % STRETCH_KEYS == STRETCH_KEYS - FEW_KEYS || k0 + FEW_KEYS >= pieces[0].key1) end_stretch(piece, head);
-    }
+  const int chunks = static_cast<int>((WIDTH ? WIDTH : pieces[0].call->V) / INT8_CHUNK);
+  const int64_t key0 = pieces[0].key0, items = (pieces[0].key1 - key0 + FEW_KEYS - 1) / FEW_KEYS * heads;
+  auto block = [&](int64_t item) {
+    int64_t k0 = key0 + item / heads * FEW_KEYS;
+    return FewBlock{k0, static_cast<int>(least(FEW_KEYS, pieces[0].key1 - k0))};
+  };
+  auto begin = [&](int64_t item) __attribute__((always_inline)) {
+    const Piece &piece = pieces[item % heads];
+    int8_rows(piece, f, block(item));
+    multiply_keys<WIDTH, LINES>(piece, f, f.heads[item % heads], block(item), next.k);
+  };
+  if (items > 0) begin(0), interleave_values<WIDTH, LINES>(pieces[0], f, block(0), next.v);
+  for (int64_t item = 0; item < items; item++) {
+    const Piece &piece = pieces[item % heads];
+    FewHead &head = f.few.heads[item % heads];
+    FewBlock b = block(item);
+    float unit[FEW_ROWS];
+    read_scores(f, head, f.heads[item % heads], b);
+    for (int r = 0; r < head.rows; r++) weigh_row(piece, how, f.few, head, b, r);
+    read_weights(f, head, b, unit);
+    if (item + 1 < items) begin(item + 1);
+    multiply_values(f, chunks);
+    if (item + 1 < items) interleave_values<WIDTH, LINES>(pieces[(item + 1) % heads], f, block(item + 1), next.v);
+    gather_sums(f, head, unit, chunks);
+    if ((b.k0 - key0) % STRETCH_KEYS == STRETCH_KEYS - FEW_KEYS || b.k0 + FEW_KEYS >= piece.key1) end_stretch(piece, head);
   }
   for (int h = 0; h < heads; h++) finish_int8(pieces[h], f.few.heads[h]);
 }
