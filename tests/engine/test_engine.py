@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from strobe import Invalid
+from strobe.cache.formats import Float8, Format, Int4, Int8
 from strobe.engine.engine import Engine
 from strobe.engine.request import Finished, Sampling
 
@@ -22,6 +23,25 @@ def test_the_same_prompt_again_uses_its_pages_and_gives_the_same_tokens() -> Non
     assert e.stats.prompt_tokens_reused == 28  # whole pages of 4 before the last token
     assert e.stats.computed_tokens - computed == computed - 28
     assert e.stats.prefix_hit_rate == 28 / 60
+
+
+@pytest.mark.parametrize("numbers", [Int8(), Float8(), Int4()], ids=str)
+def test_a_narrow_cache_answers_and_is_smaller(numbers: Format) -> None:
+    asked = prompts([30, 9, 14])
+    wide, e = engine(), Engine(model(), words(), pages=64, page_size=4, budget=32, running=8, cache=numbers)
+    answers = e.generate(asked, greedy(20))
+    assert [answer.finished for answer in answers] == [Finished.LENGTH] * 3
+    assert e.stats.cache_bytes < wide.stats.cache_bytes / 2  # of float32
+    again = e.generate(asked, greedy(20))  # over the pages that are remembered
+    assert [x.tokens for x in again] == [x.tokens for x in answers] and e.stats.prompt_tokens_reused > 0
+    if numbers == Int8():
+        assert [x.tokens[0] for x in answers] == [x.tokens[0] for x in wide.generate(asked, greedy(20))]
+    e.check_integrity()
+
+
+def test_a_cache_of_what_is_no_format_is_refused() -> None:
+    with pytest.raises(Invalid, match="cache is Int8"):
+        Engine(model(), words(), cache="int8")  # type: ignore[arg-type]
 
 
 def test_a_longer_prompt_continues_an_answer() -> None:

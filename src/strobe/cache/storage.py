@@ -33,11 +33,11 @@ class Storage:
 
     def __init__(
         self, layers: Sequence[Widths], pages: int, size: int, *, dtype: torch.dtype, device: torch.device | str = "cpu",
-        format: Format = AS_COMPUTED,
+        numbers: Format = AS_COMPUTED,
     ) -> None:  # fmt: skip
         if not dtype.is_floating_point:
             raise Invalid(f"the cache holds floating-point numbers; got {dtype}")
-        if isinstance(format, Int4) and (odd := [n for w in layers for n in (w.D, w.V) if n % 2]):
+        if isinstance(numbers, Int4) and (odd := [n for w in layers for n in (w.D, w.V) if n % 2]):
             raise Invalid(f"Int4 keeps two numbers a byte, so widths are even; got {odd[0]}")
         self.layers = tuple(layers)
         self.size = size
@@ -45,10 +45,10 @@ class Storage:
 
         # zeros, not empty: the system hands out zeroed memory lazily, and no kernel ever meets a NaN that nobody wrote
         def side(G: int, width: int) -> Tensor | Scaled:
-            if isinstance(format, AsComputed):
+            if isinstance(numbers, AsComputed):
                 return torch.zeros(pages, size, G, width, dtype=dtype, device=device)
-            data = torch.zeros(pages, size, G, _stored(width, format), dtype=torch.uint8, device=device)
-            return Scaled(data.view(STORED[type(format)]), torch.zeros(pages, size, G, device=device))
+            data = torch.zeros(pages, size, G, _stored(width, numbers), dtype=torch.uint8, device=device)
+            return Scaled(data.view(STORED[type(numbers)]), torch.zeros(pages, size, G, device=device))
 
         self.keys = [side(w.G, w.D) for w in layers]
         self.values = [side(w.G, w.V) for w in layers]
@@ -71,12 +71,12 @@ class Storage:
         return max(Storage.page_bytes([w], 1, self.keys[0].dtype) for w in self.layers)
 
     @staticmethod
-    def page_bytes(layers: Sequence[Widths], size: int, dtype: torch.dtype, format: Format = AS_COMPUTED) -> int:
+    def page_bytes(layers: Sequence[Widths], size: int, dtype: torch.dtype, numbers: Format = AS_COMPUTED) -> int:
         """Memory of one page, all layers together."""
-        if isinstance(format, AsComputed):
+        if isinstance(numbers, AsComputed):
             return sum(w.G * (w.D + w.V) for w in layers) * size * dtype.itemsize
         scales = 2 * torch.float32.itemsize
-        return sum(w.G * (_stored(w.D, format) + _stored(w.V, format) + scales) for w in layers) * size
+        return sum(w.G * (_stored(w.D, numbers) + _stored(w.V, numbers) + scales) for w in layers) * size
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copies whole pages (from, to) in every layer: what a table's `grow` asks for."""
@@ -87,6 +87,6 @@ class Storage:
             array[target] = array[source]
 
 
-def _stored(width: int, format: Format) -> int:
+def _stored(width: int, numbers: Format) -> int:
     """Bytes of a narrow row."""
-    return width // 2 if isinstance(format, Int4) else width
+    return width // 2 if isinstance(numbers, Int4) else width

@@ -85,7 +85,7 @@ class Engine:
             pages = max(1, min(4 * math.ceil(self.model.context / page_size), CACHE_BYTES // one))
         book = Pages(pages)
         self._scheduler = Scheduler(book, Prefix(book, page_size), budget, running)
-        self._storage = Storage(widths, pages, page_size, dtype=self.model.dtype, device=self.model.device, format=cache)
+        self._storage = Storage(widths, pages, page_size, dtype=self.model.dtype, device=self.model.device, numbers=cache)
         self.cache = cache
         self._requests: dict[int, _Running] = {}
         self._next = 0

@@ -97,10 +97,10 @@ static void load_digits(const Piece &piece, const FewHead &head, Int8Head &to) {
 
 static inline vec whole_of(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 
-static inline void int8_rows(const Piece &piece, Int8Scratch &f, const FewBlock &b) {
+// Where a block lies; int4 is unpacked.
+static inline void find_rows(const Piece &piece, Int8Scratch &f, const FewBlock &b) {
   const strobe_attention &call = *piece.call;
   tokens_at(*piece.keys, b.k0, b.count, f.few.k, f.few.v);
-  scales_at(*piece.keys, b.k0, b.count, f.few.k_scale, f.few.v_scale);
   if (call.keys_dtype != STROBE_I4) return;
   for (int j = 0; j < b.count; j++) {
     int8_t *k = f.few.k_wide + j * call.D, *v = f.few.v_wide + j * call.V;
@@ -237,15 +237,17 @@ static void attend_int8_of(const Piece *pieces, int heads) {
   };
   auto begin = [&](int64_t item) __attribute__((always_inline)) {
     const Piece &piece = pieces[item % heads];
-    int8_rows(piece, f, block(item));
-    multiply_keys<WIDTH, LINES>(piece, f, f.heads[item % heads], block(item), next.k);
+    FewBlock b = block(item);
+    scales_at(*piece.keys, b.k0, b.count, f.few.k_scale, f.few.v_scale);
+    multiply_keys<WIDTH, LINES>(piece, f, f.heads[item % heads], b, next.k);
   };
-  if (items > 0) begin(0), interleave_values<WIDTH, LINES>(pieces[0], f, block(0), next.v);
+  if (items > 0) find_rows(pieces[0], f, block(0)), begin(0), interleave_values<WIDTH, LINES>(pieces[0], f, block(0), next.v);
   for (int64_t item = 0; item < items; item++) {
     const Piece &piece = pieces[item % heads];
     FewHead &head = f.few.heads[item % heads];
     FewBlock b = block(item);
     float unit[FEW_ROWS];
+    if (item + 1 < items) find_rows(pieces[(item + 1) % heads], f, block(item + 1));
     read_scores(f, head, f.heads[item % heads], b);
     for (int r = 0; r < head.rows; r++) weigh_row(piece, how, f.few, head, b, r);
     read_weights(f, head, b, unit);
