@@ -41,7 +41,7 @@ class Storage:
             raise Invalid(f"Int4 keeps two numbers a byte, so widths are even; got {odd[0]}")
         self.layers = tuple(layers)
         self.size = size
-        self.device = torch.device(device)
+        self.dtype, self.device, self.numbers = dtype, torch.device(device), numbers
 
         # zeros, not empty: the system hands out zeroed memory lazily, and no kernel ever meets a NaN that nobody wrote
         def side(G: int, width: int) -> Tensor | Scaled:
@@ -68,7 +68,7 @@ class Storage:
     @property
     def token_bytes(self) -> int:
         """Memory of a token's keys and values in the largest layer."""
-        return max(Storage.page_bytes([w], 1, self.keys[0].dtype) for w in self.layers)
+        return max(Storage.page_bytes([w], 1, self.dtype, self.numbers) for w in self.layers)
 
     @staticmethod
     def page_bytes(layers: Sequence[Widths], size: int, dtype: torch.dtype, numbers: Format = AS_COMPUTED) -> int:
