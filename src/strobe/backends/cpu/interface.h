@@ -98,7 +98,7 @@ typedef struct strobe_attention {
   int64_t first_all;              /* used if place_all is 1 */
   int32_t place_all;              /* 0 and first null: the last query stands at the last key */
   int32_t invariant;              /* 1: a sequence's bits depend on itself alone */
-  int32_t keys_dtype, reserved;             /* of keys and values: dtype, or a narrow one whose numbers count k_scale, v_scale */
+  int32_t keys_dtype, reserved;   /* of keys and values: dtype, or a narrow one whose numbers count k_scale, v_scale */
   int64_t before, after;          /* query at position p sees keys p - before .. p + after; causal is after = 0 */
   float scale, cap;               /* cap 0: no soft cap */
   const float *sink;              /* [H] or null */

@@ -31,18 +31,17 @@ static void amx_attend_few(const Piece *pieces, int heads) {
 }
 static size_t amx_few_bytes(const strobe_attention &call) { return scaled(call) ? sizeof(amx::Int8Scratch) : amx::amx_few_bytes(call); }
 
-extern const InstructionSet amx_set = {
-    {amx::AMX_ROWS, amx::AMX_BLOCK, amx::amx_bytes, amx::attend_amx, amx::block_bytes, amx::pack},
-    {amx::MOST_SETS * amx::AMX_FEW_ROWS, amx::FEW_KEYS, amx_few_bytes, amx_attend_few, nullptr, nullptr},
-    amx_takes_few,
-    amx_takes_many,
-    amx::merge_partials,
-    amx::merge_states,
-    amx::copy_row,
-    amx::narrow_row,
-    amx::arrange_linear,
-    amx::linear,
-    &avx512_set,
-    &amx::tile_backward_kernel};
+extern const InstructionSet amx_set = {{amx::AMX_ROWS, amx::AMX_BLOCK, amx::amx_bytes, amx::attend_amx, amx::block_bytes, amx::pack},
+                                       {amx::MOST_SETS * amx::AMX_FEW_ROWS, amx::FEW_KEYS, amx_few_bytes, amx_attend_few, nullptr, nullptr},
+                                       amx_takes_few,
+                                       amx_takes_many,
+                                       amx::merge_partials,
+                                       amx::merge_states,
+                                       amx::copy_row,
+                                       amx::narrow_row,
+                                       amx::arrange_linear,
+                                       amx::linear,
+                                       &avx512_set,
+                                       &amx::tile_backward_kernel};
 }  // namespace strobe
 #endif

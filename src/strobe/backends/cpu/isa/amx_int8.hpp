@@ -33,8 +33,8 @@ struct Int8Scratch {
 };
 
 static bool int8_takes(const strobe_attention &call, int64_t rows) {
-  return !shaped(call) && !call.invariant && rows <= FEW_ROWS && (call.keys_dtype == STROBE_I8 || call.keys_dtype == STROBE_I4) && call.dtype != STROBE_F32 &&
-         call.D % INT8_CHUNK == 0 && call.V % INT8_CHUNK == 0;
+  return !shaped(call) && !call.invariant && rows <= FEW_ROWS && (call.keys_dtype == STROBE_I8 || call.keys_dtype == STROBE_I4) &&
+         call.dtype != STROBE_F32 && call.D % INT8_CHUNK == 0 && call.V % INT8_CHUNK == 0;
 }
 
 // n numbers, a multiple of 16, as digits; those outside [from, to) count nothing, whatever they are. Returns the unit.
