@@ -62,7 +62,8 @@ ATTENTION = Record(
     "size:I interface:I isa:i threads:i dtype:i layout:i B:q T:q S:q H:q G:q D:q V:q q:P k:P v:P out:P lse:P "
     "q_strides:3q k_strides:3q v_strides:3q out_strides:3q lse_strides:3q q_offsets:P starts:P lengths:P table:P "
     "table_stride:q table_width:q P:q Z:q first:P first_all:q place_all:i invariant:i keys_dtype:i reserved:i "
-    "before:q after:q scale:f cap:f sink:P slopes:P slopes_stride:q extras:P k_scale:P v_scale:P k_scale_strides:3q v_scale_strides:3q fault:3q"
+    "before:q after:q scale:f cap:f sink:P slopes:P slopes_stride:q extras:P "
+    "k_scale:P v_scale:P k_scale_strides:3q v_scale_strides:3q fault:3q"
 )
 _MARK = "kind:i reserved:i at:P keys:P strides:4q keys_strides:2q rows:q columns:q "
 EXTRAS = Record(
