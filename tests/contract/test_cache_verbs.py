@@ -146,6 +146,7 @@ def test_append_writes_the_same_narrow_numbers_in_every_room(room: str, dtype: s
     k[0, 0], k[1, 1] = k[0, 0] * 1e-4, 0.0  # subnormal float8 under a scale of their own; a row of zeros
     k[2, 0, :4] = torch.tensor([127.0, 0.5, 1.5, -2.5]).to(k.dtype)  # halves go to the even neighbour
     k[3, 0] = torch.linspace(-3, 3, 64).exp().to(k.dtype)
+    k[4, 1], v[4, 1, 0] = 190 * 2.0**-149, 1.2e-38  # below what a scale can be divided by: zeros with scale 0
     found = []
     for name in ("reference", room):
         keys, values = (Scaled(torch.zeros(4, 3, 2, width // halves, dtype=torch.uint8).view(store), torch.zeros(4, 3, 2)) for width in (64, 40))

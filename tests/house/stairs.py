@@ -45,6 +45,7 @@ KINDS = (
     Kind("cache/*", ("strobe", *HALL, "cache", "cache.*"), ("torch",)),
     Kind("models/*", ("strobe", *HALL, "models", "models.*"), ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "jinja2")),
     Kind("engine/*", ("strobe", *HALL, "models", "models.*", "cache", "cache.*", "engine", "engine.*"), ("torch",)),
+    Kind("lab/onnx.py", (), ("torch", "onnx", "onnxruntime")),
     Kind("lab/*", ("strobe", *HALL, "faces.torch", "models.*", "cache.*", "engine.*", "lab", "lab.*"), ("torch", "transformers", "matplotlib", "rich")),
     Kind("cli/*", ("strobe", *HALL, "cache.formats", "models.*", "engine.*", "lab", "lab.*", "cli", "cli.*"), ("torch", "transformers", "rich")),
     Kind("*.py", HALL),  # the hall itself

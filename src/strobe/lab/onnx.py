@@ -7,7 +7,6 @@ cache. The token it appends is the one that already stands last in our keys: eve
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 DTYPES = ("float32", "float16")  # what the operator takes on a CPU
+NUMBERED = {torch.float32: 1, torch.int32: 6, torch.float16: 10}  # as ONNX numbers its element types
 
 
 def available() -> bool:
@@ -34,7 +34,8 @@ def decoder(q: Tensor, k: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
     Source: onnxruntime, contributed operators, com.microsoft.GroupQueryAttention.
     """
-    onnxruntime: Any = import_module("onnxruntime")
+    import onnxruntime  # pyright: ignore[reportMissingImports] — a peer, measured where it is installed
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(_model(q, k), options, providers=["CPUExecutionProvider"])
@@ -53,36 +54,33 @@ def decoder(q: Tensor, k: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 def _bound(session: Any, q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, Tensor, tuple[Tensor, ...]]:
     """(inputs and outputs by address, the output, what has to live as long)."""
-    import numpy
-
     (B, H, _, D), S = q.shape, k.shape[2]
     out = torch.empty(B, 1, H, D, dtype=q.dtype)
     last_k, last_v = (x[:, :, -1:].transpose(1, 2).contiguous() for x in (k, v))
     lengths, total = torch.full((B,), S - 1, dtype=torch.int32), torch.tensor(S, dtype=torch.int32)
-    kinds = {torch.float32: numpy.float32, torch.float16: numpy.float16, torch.int32: numpy.int32}
     binding = session.io_binding()
     flat = {"q": (q, [B, 1, q.numel() // B]), "k": (last_k, [B, 1, last_k.numel() // B]), "v": (last_v, [B, 1, last_v.numel() // B])}
     inputs = flat | {name: (x, list(x.shape)) for name, x in {"past_k": k, "past_v": v, "lengths": lengths, "total": total}.items()}
     for name, (x, shape) in inputs.items():
-        binding.bind_input(name, "cpu", 0, kinds[x.dtype], shape, x.data_ptr())
+        binding.bind_input(name, "cpu", 0, NUMBERED[x.dtype], shape, x.data_ptr())
     for name, x, shape in (("out", out, [B, 1, H * D]), ("now_k", k, list(k.shape)), ("now_v", v, list(v.shape))):
-        binding.bind_output(name, "cpu", 0, kinds[x.dtype], shape, x.data_ptr())
+        binding.bind_output(name, "cpu", 0, NUMBERED[x.dtype], shape, x.data_ptr())
     return binding, out, (last_k, last_v, lengths, total)
 
 
 def _model(q: Tensor, k: Tensor) -> bytes:
     """A model of the one operator."""
-    onnx: Any = import_module("onnx")
-    helper, kinds = onnx.helper, onnx.TensorProto
+    from onnx import TensorProto, helper  # pyright: ignore[reportMissingImports]
+
     (B, H, _, D), (_, G, S, _) = q.shape, k.shape
-    kind = kinds.FLOAT16 if q.dtype == torch.float16 else kinds.FLOAT
+    kind = TensorProto.FLOAT16 if q.dtype == torch.float16 else TensorProto.FLOAT
 
     def value(name: str, shape: list[int], kind: int = kind) -> Any:
         return helper.make_tensor_value_info(name, kind, shape)
 
     tokens = [value("q", [B, 1, H * D]), value("k", [B, 1, G * D]), value("v", [B, 1, G * D])]
     past = [value("past_k", [B, G, S, D]), value("past_v", [B, G, S, D])]
-    counts = [value("lengths", [B], kinds.INT32), value("total", [], kinds.INT32)]
+    counts = [value("lengths", [B], TensorProto.INT32), value("total", [], TensorProto.INT32)]
     results = [value("out", [B, 1, H * D]), value("now_k", [B, G, S, D]), value("now_v", [B, G, S, D])]
     inputs = [*tokens, *past, *counts]
     node = helper.make_node(

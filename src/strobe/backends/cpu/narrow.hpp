@@ -1,5 +1,5 @@
 // Numbers of a row to narrow ones with one scale: nearest even of x / scale, where scale is max|x| over the greatest narrow
-// number. Bit for bit what the reference room's `append` writes.
+// number, and zero where that would be subnormal. Bit for bit what the reference room's `append` writes.
 #pragma once
 
 #include <type_traits>
@@ -32,7 +32,11 @@ static inline void whole_steps(const float *x, int64_t width, float scale, int8_
 static inline float narrow_wide(const float *x, int64_t width, int to_dtype, void *to) {
   constexpr float GREATEST_E4M3 = 448, GREATEST_E5M2 = 57344;
   float greatest = greatest_of(x, width);
-  auto over = [&](float most) { return greatest / most; };
+  auto over = [&](float most) {
+    constexpr float LEAST_NORMAL = 0x1p-126f;
+    float scale = greatest / most;
+    return scale < LEAST_NORMAL ? 0 : scale;
+  };
   if (to_dtype == STROBE_I8) {
     float scale = over(127);
     whole_steps(x, width, scale == 0 ? 1 : scale, static_cast<int8_t *>(to));

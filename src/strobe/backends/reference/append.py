@@ -56,6 +56,7 @@ def _write(side: Any, page: Tensor, row: Tensor, tokens: Tensor) -> None:
     whole = {torch.int8: 127.0, torch.uint8: 7.0}.get(kind)
     wide = tokens.float()
     scale = wide.abs().amax(-1) / (torch.finfo(kind).max if whole is None else whole)
+    scale = torch.where(scale < torch.finfo(torch.float32).tiny, 0.0, scale)  # a subnormal scale rounds too coarsely to divide by
     steps = wide / torch.where(scale == 0, 1.0, scale)[..., None]
     if whole is None:
         side.data[page, row] = steps.to(kind)
