@@ -31,7 +31,7 @@ GRADED = [case for case in CASES if case.B * case.H * case.T * case.S < 2_000_00
 def test_gradients_are_those_of_the_definition(case: Case) -> None:
     wide = map_arrays(build(case, "float32"), lambda x: x.double() if x.dtype == torch.float32 and not case.scaled else x)
     if case.scaled:
-        wide = wide._replace(q=wide.q.double())
+        wide = wide._replace(q=map_arrays(wide.q, lambda x: x.double() if x.dtype == torch.float32 else x))
     expected, expected_leaves = with_gradients(wide)
     problem = problem_of(map_arrays(wide, lambda x: x.detach()))
     padded = pad(expected, problem)
@@ -138,8 +138,9 @@ def test_opcheck(name: str) -> None:
     torch.library.opcheck(torch.ops.strobe.attention.default, flatten(asked))
 
 
-def test_opcheck_paged() -> None:
-    case = next(case for case in CASES if case.name == "llama-3-8b paged decode")
+@pytest.mark.parametrize("name", ["llama-3-8b paged decode", "int4, D 40, V 72, five queries"])
+def test_opcheck_of_a_cache(name: str) -> None:
+    case = next(case for case in CASES if case.name == name)
     torch.library.opcheck(torch.ops.strobe.attention.default, flatten(build(case, "float32")))
 
 

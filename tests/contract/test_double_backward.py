@@ -33,7 +33,7 @@ State = tuple[Tensor, Tensor]
 
 def wide(case: Case) -> Call:
     call = map_arrays(build(case, "float32"), lambda x: x.double() if x.dtype == torch.float32 and not case.scaled else x)
-    return call._replace(q=call.q.double()) if case.scaled else call
+    return call._replace(q=map_arrays(call.q, lambda x: x.double() if x.dtype == torch.float32 else x)) if case.scaled else call
 
 
 def defined(problem: Problem) -> Callable[[Call], State]:

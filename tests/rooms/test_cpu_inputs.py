@@ -177,7 +177,7 @@ def test_the_library_itself_takes_negative_strides() -> None:
         packed = lib.ATTENTION.pack(
             lib.ATTENTION.size, lib.INTERFACE, lib.ISAS[Machine.cpu(1).arch], 1, 0, 0, 1, 3, 90, 2, 2, 16, 16,
             q.data_ptr(), *keys, out.data_ptr(), lse.data_ptr(), 96, 32, 16, 0, step, 16, 0, step, 16, 96, 32, 16, 6, 2, 1,
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, lib.UNBOUNDED, lib.UNBOUNDED, 0.25, 0.0, 0, 0, 0, 0, *lib.NO_FAULT,
+            *[0] * 14, lib.UNBOUNDED, lib.UNBOUNDED, 0.25, 0.0, 0, 0, 0, 0, *[0] * 8, *lib.NO_FAULT,
         )  # fmt: skip
         for name in ("strobe_forward", "strobe_decode"):
             lib.run(name, lib.ATTENTION, packed)

@@ -255,7 +255,8 @@ def _attention_fake(
     q: Tensor, k: Tensor, v: Tensor, bias: Any, slopes: Any, sink: Any, rest: Any, words: str, sizes: Any
 ) -> tuple[Tensor, Tensor]:
     lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.new_empty((*q.shape[:-1], v.shape[-1])), q.new_empty(q.shape[:-1], dtype=lse_dtype)
+    width = v.shape[-1] * (2 if v.dtype == torch.uint8 else 1)  # pairs of int4
+    return q.new_empty((*q.shape[:-1], width)), q.new_empty(q.shape[:-1], dtype=lse_dtype)
 
 
 def _like(x: Tensor | None, d_out: Tensor) -> Tensor:
@@ -307,9 +308,8 @@ def _where_there(found: Any, arrays: Any, words: str) -> list[Tensor | None]:
 
 def _attention_gradient(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
     out, lse, *flat = _recorded(ctx)
-    q, v = flat[0], flat[2]
     if d_out is None:
-        d_out = q.new_zeros((*q.shape[:-1], v.shape[-1]))
+        d_out = torch.zeros_like(out)
     found = torch.ops.strobe.attention_backward.default(d_out, d_lse, out, lse, *flat)
     return *_where_there(found, flat[:6], ctx.words), [None] * len(flat[6]), None, _no_gradients(ctx.sizes)
 
