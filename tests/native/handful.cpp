@@ -214,7 +214,8 @@ void three(int64_t *strides, int64_t tokens, int64_t heads, int64_t width) {
 
 strobe_attention call_of(const Case &c, Inputs &in, int isa, Array &out, std::vector<float> &lse) {
   strobe_attention a{};
-  a.size = sizeof a, a.interface = STROBE_INTERFACE, a.isa = isa, a.threads = 2, a.dtype = in.q.dtype, a.layout = STROBE_DENSE;
+  a.size = sizeof a, a.interface = STROBE_INTERFACE, a.isa = isa, a.threads = 2, a.dtype = a.keys_dtype = in.q.dtype,
+  a.layout = STROBE_DENSE;
   a.B = B, a.T = c.T, a.S = c.S, a.H = c.H, a.G = c.G, a.D = c.D, a.V = c.V;
   a.q = in.q.data(), a.k = in.k.data(), a.v = in.v.data(), a.out = out.data(), a.lse = lse.data();
   three(a.q_strides, c.T, c.H, c.D), three(a.k_strides, c.S, c.G, c.D), three(a.v_strides, c.S, c.G, c.V);
@@ -230,23 +231,50 @@ int32_t run(strobe_attention &a) { return a.T * a.H / a.G <= 8 ? strobe_decode(&
 struct Pages {
   std::vector<int32_t> table, lengths;
   Array k, v;
+  int dtype;
+  std::vector<float> k_scale, v_scale;
 
-  Pages(const Case &c, Inputs &in, int isa, const std::string &name)
+  Pages(const Case &c, Inputs &in, int isa, const std::string &name, int kept)
       : lengths(B, static_cast<int32_t>(c.S)),
         k(Array::poisoned(count(c) * Z * c.G * c.D, in.k.dtype)),
-        v(Array::poisoned(count(c) * Z * c.G * c.V, in.k.dtype)) {
+        v(Array::poisoned(count(c) * Z * c.G * c.V, in.k.dtype)),
+        dtype(kept) {
+    if (dtype != in.k.dtype) k_scale.assign(count(c) * Z * c.G, std::nanf("")), v_scale = k_scale;
     for (int64_t i = count(c); i-- > 0;) table.push_back(static_cast<int32_t>(i));
     strobe_append a{};
-    a.size = sizeof a, a.interface = STROBE_INTERFACE, a.isa = isa, a.threads = 2, a.from_dtype = a.to_dtype = in.k.dtype;
+    a.size = sizeof a, a.interface = STROBE_INTERFACE, a.isa = isa, a.threads = 2, a.from_dtype = in.k.dtype, a.to_dtype = dtype;
     a.B = B, a.T = c.S, a.G = c.G, a.D = c.D, a.V = c.V, a.k = in.k.data(), a.v = in.v.data(), a.k_pages = k.data(), a.v_pages = v.data();
     three(a.k_strides, c.S, c.G, c.D), three(a.v_strides, c.S, c.G, c.V);
-    three(a.k_pages_strides, Z, c.G, c.D), three(a.v_pages_strides, Z, c.G, c.V);
+    three(a.k_pages_strides, Z, c.G, stored(c.D)), three(a.v_pages_strides, Z, c.G, stored(c.V));
     a.table = table.data(), a.lengths = lengths.data(), a.table_stride = a.table_width = count(c) / B, a.P = count(c), a.Z = Z;
+    scaled_by(a);
     well(name + ", append", strobe_append_tokens(&a));
+  }
+  int64_t stored(int64_t width) const { return dtype == STROBE_I4 ? width / 2 : width; }
+  template <class Call>
+  void scaled_by(Call &a) {
+    if (k_scale.empty()) return;
+    a.k_scale = k_scale.data(), a.v_scale = v_scale.data();
+    three(a.k_scale_strides, Z, a.G, 1), three(a.v_scale_strides, Z, a.G, 1);
+  }
+  // What narrow pages hold in place of the given rows [B, S, G, width]: no number is further off than half a step.
+  void kept(Array &x, Array &pages, const std::vector<float> &scale, int64_t S, int64_t G, int64_t width, const std::string &what) {
+    double worst = 0;
+    for (int64_t i = 0; i < static_cast<int64_t>(x.x.size()); i++) {
+      int64_t row = i / width, s = row / G % S, page = table[row / G / S * (static_cast<int64_t>(table.size()) / B) + s / Z];
+      int64_t at = (page * Z + s % Z) * G + row % G, number = at * width + i % width;
+      int value = dtype == STROBE_I8 ? static_cast<int8_t>(pages.bytes[number]) : pages.bytes[number / 2] >> (number % 2 * 4) & 15;
+      double kept = scale[at] * (dtype == STROBE_I4 && value > 7 ? value - 16 : value);
+      worst = std::max(worst, std::fabs(kept - x.x[i]) / scale[at]);
+      x.x[i] = kept;
+    }
+    checked++;
+    if (!(worst <= 0.5001)) printf("wrong: %s: %.3f steps off\n", what.c_str(), worst), wrong++;
   }
   static int64_t count(const Case &c) { return B * ((c.S + Z - 1) / Z); }
   void read_by(strobe_attention &a) {
-    three(a.k_strides, Z, a.G, a.D), three(a.v_strides, Z, a.G, a.V);
+    three(a.k_strides, Z, a.G, stored(a.D)), three(a.v_strides, Z, a.G, stored(a.V));
+    scaled_by(a), a.keys_dtype = dtype;
     a.layout = STROBE_PAGED, a.k = k.data(), a.v = v.data(), a.table = table.data(), a.lengths = lengths.data();
     a.P = static_cast<int64_t>(table.size()), a.table_stride = a.table_width = a.P / B, a.Z = Z;
   }
@@ -297,8 +325,11 @@ void halves(const Case &c, const strobe_attention &whole, const std::string &nam
   hold(name + ", merged lse", whole.dtype, PROMISED, wide(lse[2]), plain.lse, truth.lse);
 }
 
-void attention(const Case &c, int isa, int dtype) {
-  const std::string name = std::string(ISAS[isa]) + " " + DTYPES[dtype] + " " + c.name;
+void attention(const Case &c, int isa, int dtype, int kept) {
+  const std::string name = std::string(ISAS[isa]) + " " + DTYPES[dtype] + " " + c.name +
+                           (kept == STROBE_I8   ? " of int8"
+                            : kept == STROBE_I4 ? " of int4"
+                                                : "");
   const int64_t R = B * c.T * c.H;
   Inputs in{Array::drawn(R * c.D, dtype),
             Array::drawn(B * c.S * c.G * c.D, dtype),
@@ -308,15 +339,20 @@ void attention(const Case &c, int isa, int dtype) {
             {},
             {}};
   for (int64_t h = 0; h < c.H; h++) in.sink.push_back(0.5f * static_cast<float>(h)), in.slopes.push_back(0.25f / static_cast<float>(h + 1));
-  const Truth truth = define(c, in, DOUBLE, !c.pages), plain = define(c, in, dtype, !c.pages);
   Array out = Array::poisoned(R * c.V, dtype);
   std::vector<float> lse(R, std::nanf(""));
   strobe_attention a = call_of(c, in, isa, out, lse);
   if (c.pages) {
-    Pages pages(c, in, isa, name);
+    Pages pages(c, in, isa, name, kept);
     pages.read_by(a);
     well(name, run(a));
-  } else {
+    if (kept != dtype) {
+      pages.kept(in.k, pages.k, pages.k_scale, c.S, c.G, c.D, name + ", keys");
+      pages.kept(in.v, pages.v, pages.v_scale, c.S, c.G, c.V, name + ", values");
+    }
+  }
+  const Truth truth = define(c, in, DOUBLE, !c.pages), plain = define(c, in, dtype, !c.pages);
+  if (!c.pages) {
     well(name, run(a));
     gradients(c, in, a, name, plain, truth);
     halves(c, a, name, plain, truth);
@@ -360,7 +396,9 @@ int main() {
     if (!strobe_has_isa(isa)) continue;
     sets += std::string(sets.empty() ? "" : ", ") + ISAS[isa];
     for (int dtype : {STROBE_F32, STROBE_BF16, STROBE_F16}) {
-      for (const Case &c : CASES) attention(c, isa, dtype);
+      for (const Case &c : CASES)
+        for (int kept : {dtype, static_cast<int>(STROBE_I8), static_cast<int>(STROBE_I4)})
+          if (kept == dtype || c.pages) attention(c, isa, dtype, kept);
       for (int64_t M : {1, 3, 8, 16})
         for (bool int8 : {false, true}) linear(isa, dtype, int8, M);
     }

@@ -88,7 +88,7 @@ typedef struct strobe_attention {
   const void *k, *v;
   void *out;                                                                        /* [B, T, H, V] in dtype */
   float *lse;                                                                       /* [B, T, H] natural logarithm, or null */
-  int64_t q_strides[3], k_strides[3], v_strides[3], out_strides[3], lse_strides[3]; /* batch (or page), token, head */
+  int64_t q_strides[3], k_strides[3], v_strides[3], out_strides[3], lse_strides[3]; /* batch (or page), token, head; of int4: bytes */
   const int32_t *q_offsets;                                                         /* null: dense queries */
   const int32_t *starts;                                                            /* ranged, packed */
   const int32_t *lengths;                                                           /* ranged, paged */

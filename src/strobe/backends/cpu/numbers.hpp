@@ -52,9 +52,9 @@ static inline float widen_one(e4m3 x) {
 // Pairs of int4, the even number in the low half of a byte.
 [[maybe_unused]] static inline void unpack_row(const char *from, int64_t width, int8_t *to) {
   for (int64_t i = 0; i < width / 2; i++) {
-    int8_t pair = static_cast<int8_t>(from[i]);
-    to[2 * i] = static_cast<int8_t>(static_cast<int8_t>(pair << 4) >> 4);
-    to[2 * i + 1] = static_cast<int8_t>(pair >> 4);
+    int pair = static_cast<uint8_t>(from[i]);
+    to[2 * i] = static_cast<int8_t>(((pair & 15) ^ 8) - 8);
+    to[2 * i + 1] = static_cast<int8_t>(((pair >> 4) ^ 8) - 8);
   }
 }
 
