@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -137,7 +137,10 @@ def _wants_gradient(call: Call) -> bool:
     if not torch.is_grad_enabled():
         return False
     k, v = key_sides(call.keys)
-    return any(_asks(x) for x in (call.q, k, v, call.bias, call.alibi, call.sink) if x is not None)
+    for x in (call.q, k, v, call.bias, call.alibi, call.sink):
+        if x is not None and (x.requires_grad if type(x) is Tensor else _asks(x)):
+            return True
+    return False
 
 
 def _asks(value: Any) -> bool:
@@ -149,7 +152,7 @@ def _asks(value: Any) -> bool:
 
 def run(chosen: Plan, call: Call) -> State:
     """Runs a kept plan on arrays that are what it was made for."""
-    if not _fits(chosen.problem.call, call):  # type: ignore[union-attr]
+    if not _fits(_wanted(chosen), call):
         raise Invalid(f"the plan was made for {chosen.problem}; got {check(_described(call))}. Make a new plan with explain")
     if not _wants_gradient(call):
         return launch(chosen, call)
@@ -157,20 +160,41 @@ def run(chosen: Plan, call: Call) -> State:
         return launch(chosen, call)
 
 
+class _Wanted(NamedTuple):
+    """A description in torch's own words, so that a tensor is compared and not described."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    last_stride: int
+
+
+@lru_cache(maxsize=4096)
+def _wanted(chosen: Plan) -> Call:
+    """The call that a plan was made for, its descriptions in torch's words."""
+
+    def wanted(value: Described) -> _Wanted:
+        return _Wanted(torch.Size(value.shape), getattr(torch, value.dtype), torch.device(value.device), value.last_stride)
+
+    return map_arrays(chosen.problem.call, wanted)  # type: ignore[union-attr]
+
+
 def _fits(want: Any, have: Any) -> bool:
-    """Whether a value is what a described one says: the same arrays in the same places, the same numbers."""
+    """Whether a value is what is wanted: the same arrays in the same places, the same numbers."""
     kind = type(want)
-    if kind is Described:
+    if kind is _Wanted:
         shape, dtype, device, last_stride = want
         return (
             isinstance(have, Tensor)
             and have.shape == shape
-            and _DTYPES.get(have.dtype) == dtype
+            and have.dtype is dtype
             and (not shape or have.stride()[-1] == last_stride)
-            and _device_name(have.device) == device
+            and have.device == device
         )
     if kind is not type(have):
         return False
+    if kind is Dense:
+        return _fits(want.k, have.k) and _fits(want.v, have.v)
     if kind is Call or kind is tuple:  # the parts of a mask are a tuple
         mine, its = want, have
     elif hasattr(kind, "__dataclass_fields__"):
@@ -180,9 +204,7 @@ def _fits(want: Any, have: Any) -> bool:
     if len(mine) != len(its):
         return False
     for a, b in zip(mine, its, strict=True):
-        if a is b:  # most of a kept plan's values are the caller's own
-            continue
-        if not _fits(a, b):
+        if a is not b and not _fits(a, b):  # most of a kept plan's values are the caller's own
             return False
     return True
 

@@ -97,8 +97,10 @@ def filled(known: Prepared, call: Call, state: State) -> tuple[Any, tuple[Any, .
     """The struct of a call whose results are, or will be, `state`; and what has to live until a kernel has read it."""
     form, _, _, more, scaled = known
     out, lse = state
-    packed, keys = isinstance(call.q, Packed), call.keys
-    q = call.q.tokens if packed else call.q
+    q, keys, _, _, _, _, alibi, to_sink, _, first = call
+    packed = type(q) is Packed
+    if packed:
+        q = q.tokens
     k, v = key_sides(keys)
     sink = slopes = extras = None
     struct = form.copy()
@@ -108,17 +110,18 @@ def filled(known: Prepared, call: Call, state: State) -> tuple[Any, tuple[Any, .
         k, v = k.data, v.data
     at, write = lib.TENSORS
     write(
-        struct, at, q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), lse.data_ptr(), *strides(q), *strides(k), *strides(v)
-    )
+        struct, at, q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), lse.data_ptr(),
+        *(strides(q) if packed else q.stride()[:3]), *strides(k), *strides(v),
+    )  # fmt: skip
     if packed or type(keys) is not Dense:
         at, write = lib.INDEX
         write(struct, at, call.q.offsets.data_ptr() if packed else 0, *_index(keys))
-    if isinstance(call.first, Tensor):
+    if isinstance(first, Tensor):
         at, write = lib.FIRST
-        write(struct, at, call.first.data_ptr())
-    if call.sink is not None or call.alibi is not None:
-        sink = None if call.sink is None else call.sink.logits.float().contiguous()
-        slopes = None if call.alibi is None else call.alibi.slopes.float().contiguous()
+        write(struct, at, first.data_ptr())
+    if to_sink is not None or alibi is not None:
+        sink = None if to_sink is None else to_sink.logits.float().contiguous()
+        slopes = None if alibi is None else alibi.slopes.float().contiguous()
         at, write = lib.TERMS
         write(struct, at, 0 if sink is None else sink.data_ptr(), 0 if slopes is None else slopes.data_ptr())
     if more:
