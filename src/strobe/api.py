@@ -26,10 +26,12 @@ def _call(
     alibi: Alibi | None, sink: Sink | None, dropout: Dropout | None, first: Any,
 ) -> Call:  # fmt: skip
     """The call as one value, keys and values joined in their layout."""
-    if type(scale) is int:
-        scale = float(scale)
+    if scale is None or type(scale) is float:
+        pass
     elif isinstance(scale, bool):  # True and 1.0 would be one key to every cache of checks
         raise Invalid(f"scale is a finite number; got {scale!r}")
+    elif type(scale) is int:
+        scale = float(scale)
     if isinstance(k, (Paged, Ranged)):
         if v is not None:
             raise Invalid(f"{type(k).__name__} carries its values, so v is left out; got both")
@@ -237,10 +239,15 @@ def run(plan: Plan, q: Any, k: Any, v: Any = None, *, mask: Mask | None = None, 
     >>> torch.equal(run(plan, q, q, q).out, attention(q, q, q))
     True
     """
-    kept = plan.problem
-    if not isinstance(kept, Problem):
-        raise Invalid(f"run takes the plan of an attention, as explain returns it; got the plan of {kept}")
-    asked = kept.call
+    problem = plan.problem
+    if not isinstance(problem, Problem):
+        raise Invalid(f"run takes the plan of an attention, as explain returns it; got the plan of {problem}")
+    if mask is bias is alibi is sink is first is None:
+        shortcut = face.kept(plan)
+        state = None if shortcut is None else shortcut(q, k, v)
+        if state is not None:
+            return state
+    asked = problem.call
     call = _call(q, k, v, asked.mask if mask is None else mask, asked.scale, asked.cap, bias, alibi, sink, asked.dropout,
                  asked.first if isinstance(asked.first, int) else first)  # fmt: skip
     return face.run(plan, call)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -28,6 +29,27 @@ def test_a_kept_plan_runs_again() -> None:
 def test_a_kept_plan_refuses_other_arrays(other: torch.Tensor) -> None:
     with pytest.raises(Invalid):
         run(explain(Q, K, K), other, K, K)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x[:, :2], lambda x: x.bfloat16(), lambda x: x.transpose(2, 3).contiguous().transpose(2, 3), lambda x: x.to("meta"), lambda _: None],
+    ids=["shape", "dtype", "stride", "device", "none"],
+)
+def test_a_kept_plan_looks_at_each_array(place: int, change: Callable[[torch.Tensor], object]) -> None:
+    arrays = [Q, K, torch.randn(2, 5, 2, 16)]
+    plan = explain(*arrays)
+    arrays[place] = change(arrays[place])  # type: ignore[call-overload]
+    with pytest.raises(Invalid):
+        run(plan, *arrays)
+
+
+def test_a_kept_plan_takes_strides_as_they_come() -> None:
+    q, k, v = torch.randn(2, 4, 3, 16), torch.randn(2, 2, 5, 16), torch.randn(5, 2, 2, 16)
+    plan = explain(Q, K, K, first=2)
+    arrays = q.transpose(1, 2), k.transpose(1, 2), v.transpose(0, 1)
+    assert torch.equal(run(plan, *arrays).out, attention(*arrays))
 
 
 def test_a_kept_plan_wants_its_terms_again() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from strobe.backends.cpu.arguments import attend
+from collections.abc import Callable
+
+from torch import Tensor
+
+from strobe.backends.cpu import arguments
 from strobe.plan import Plan
 from strobe.problem import Call
 from strobe.state import State
@@ -10,4 +14,9 @@ from strobe.state import State
 
 def launch(plan: Plan, call: Call) -> State:
     """The state."""
-    return attend("strobe_decode", plan, call)
+    return arguments.attend("strobe_decode", plan, call)
+
+
+def kept(plan: Plan) -> Callable[[Tensor, Tensor, Tensor], State] | None:
+    """What runs a plan on dense arrays that are known to fit it, None where they are not all of the call."""
+    return arguments.kept("strobe_decode", plan)

@@ -129,14 +129,12 @@ def opened(path: Path, sources: str) -> ctypes.CDLL:
         raise Broken(f"the compiled CPU library has interface {interface}, this package needs {INTERFACE}; {_REBUILD}")
     if built_from != sources:
         raise Broken(f"the compiled CPU library was built from other sources ({built_from}, here {sources}); {_REBUILD}")
-    for name in ("strobe_forward", "strobe_decode", "strobe_backward", "strobe_append_tokens", "strobe_merge_states", "strobe_linear"):
-        getattr(found, name).argtypes = [ctypes.c_char_p]
     return found
 
 
 @lru_cache(maxsize=None)
 def function(name: str):  # noqa: ANN201 — ctypes' function type is private
-    """A function of the library, found once."""
+    """A function of the library, found once. Each takes one pointer; a buffer is one without being told so, in half the time."""
     return getattr(library(), name)
 
 
