@@ -7,7 +7,7 @@
 
 #include <type_traits>
 
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2,amx-tile,amx-bf16,amx-int8")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2,avx512vnni,amx-tile,amx-bf16")
 #define STROBE_ISA amx
 #include "avx512.hpp"
 // After the instruction set, whose vectors they are written over.
@@ -16,20 +16,20 @@
 #include "amx.hpp"
 #include "amx_backward.hpp"
 #include "amx_few.hpp"
-#include "amx_int8.hpp"
+#include "vnni_few.hpp"
 
 namespace strobe {
 extern const InstructionSet avx512_set;
 
-// Tiles of bfloat16 read keys as they lie; those with scales are for the tiles of int8, or for the set below.
+// Tiles of bfloat16 read keys as they lie; those with scales are for products of bytes, or for the set below.
 static bool amx_takes_few(const strobe_attention &call, int64_t rows) {
-  return scaled(call) ? amx::int8_takes(call, rows) : amx::amx_few_takes(call, rows);
+  return scaled(call) ? amx::bytes_take(call, rows) : amx::amx_few_takes(call, rows);
 }
 static bool amx_takes_many(const strobe_attention &call) { return !scaled(call) && amx::amx_many_takes(call); }
 static void amx_attend_few(const Piece *pieces, int heads) {
-  scaled(*pieces[0].call) ? amx::attend_int8(pieces, heads) : amx::attend_amx_few(pieces, heads);
+  scaled(*pieces[0].call) ? amx::attend_bytes(pieces, heads) : amx::attend_amx_few(pieces, heads);
 }
-static size_t amx_few_bytes(const strobe_attention &call) { return scaled(call) ? sizeof(amx::Int8Scratch) : amx::amx_few_bytes(call); }
+static size_t amx_few_bytes(const strobe_attention &call) { return scaled(call) ? sizeof(amx::BytesScratch) : amx::amx_few_bytes(call); }
 
 extern const InstructionSet amx_set = {{amx::AMX_ROWS, amx::AMX_BLOCK, amx::amx_bytes, amx::attend_amx, amx::block_bytes, amx::pack},
                                        {amx::MOST_SETS * amx::AMX_FEW_ROWS, amx::FEW_KEYS, amx_few_bytes, amx_attend_few, nullptr, nullptr},

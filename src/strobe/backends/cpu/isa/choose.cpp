@@ -32,10 +32,10 @@ bool tiles_granted() {
 }
 
 bool has_amx() {
-  constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24, AMX_INT8 = 1u << 25;  // of leaf 7, edx
+  constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24;  // of leaf 7, edx
   unsigned a, b, c, d;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  return (d & AMX_BF16) && (d & AMX_TILE) && (d & AMX_INT8) && tiles_granted();
+  return (d & AMX_BF16) && (d & AMX_TILE) && __builtin_cpu_supports("avx512vnni") && tiles_granted();
 }
 
 bool has_avx512() {
