@@ -60,7 +60,7 @@ def test_the_engine_suite_writes_times_and_caches(tiny: Path, tmp_path: Path, ca
     assert main([*ENGINE, "--model", str(tiny), "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("*-1t/engine.json")
     rows = results.read(path)["rows"]
-    assert [row["unit"] for row in rows] == ["ms", "MiB"] * 2
+    assert [row["unit"] for row in rows] == ["ms", "MiB", "s"] * 2
     assert rows[0]["case"] == "engine model float32 context 40 1T" and rows[0]["floor"] > 0
     assert set(rows[0]["peers"]) == {"transformers sdpa", "transformers eager"}
     assert rows[0]["tokens_the_same"] == {"transformers sdpa": 4, "transformers eager": 4} and rows[0]["tokens"] == 4

@@ -105,7 +105,7 @@ def engine(arguments: argparse.Namespace) -> int:
 
 
 def model(arguments: argparse.Namespace) -> int:
-    """A token's time in a whole model with random weights, beside transformers' generate; writes `model.json`."""
+    """A token's time in a whole model with random weights, beside transformers' generate and llama.cpp; writes `model.json`."""
     import torch
 
     from strobe.lab.measure import threads
@@ -153,6 +153,8 @@ def _words(arguments: argparse.Namespace, suite: str, words: tuple[str, ...]) ->
 def _shown(sheet: Sheet) -> int:
     """Shows what an engine's suite has written."""
     show_table(*report.engine_table(sheet.result["rows"]), title=f"milliseconds a token, {sheet.machine.name}, {sheet.machine.arch}")
+    print()
+    show_table(*report.first_table(sheet.result["rows"]), title="time to the first token, measured once")
     print(f"\nwritten: {sheet.path}")
     return 0
 

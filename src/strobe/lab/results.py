@@ -27,7 +27,7 @@ from strobe.machine import Machine
 
 FIELDS = ("machine", "versions", "commit", "dirty", "command", "date", "rows")
 ROW = ("case", "metric", "unit", "higher_is_better", "strobe", "peers", "floor", "plan")
-PEERS = ("transformers", "tokenizers", "safetensors", "onnxruntime")
+PEERS = ("transformers", "tokenizers", "safetensors", "onnxruntime", "llama-cpp-python")
 
 
 @dataclass(frozen=True)
