@@ -1,8 +1,9 @@
 """A peer of `strobe bench model`: llama.cpp, through its Python package, on the same weights.
 
 It reads a GGUF file of them into memory of its own (no mapping, so that no page is read late), decodes with flash attention
-and as many threads as torch has. Its cache is float16, its default, and float32 for a float32 model: its kernels that split
-keys over threads and that work in tiles take no other numbers. The likeliest token is taken from its logits by torch.
+and as many threads as torch has. Its cache is float16, its default, whatever the weights are: flash attention rounds a
+float32 cache to float16 at every step, and only float16 has its keys split over threads. So its tokens may differ from
+a float32 path's; they are counted, not required. The likeliest token is taken from its logits by torch.
 
 A short prompt is computed by llama.cpp itself. Of a long one, which would take it many minutes, it is given the keys and
 values that transformers computed: only decoding is compared there. What it is given is checked against what it computes
@@ -34,7 +35,7 @@ ABSENT = "not installed"
 OWN = 8192  # tokens of a prompt that llama.cpp computes itself
 FIRST = 4  # tokens at which its cache is compared with transformers'
 CLOSE = 0.05  # of the largest key or value: bfloat16 and float16 through some tens of layers
-NUMBERED = {torch.float32: 0, torch.float16: 1}  # as ggml numbers its types
+GGML_TYPE_F16 = 1
 
 
 def available() -> bool:
@@ -60,10 +61,9 @@ def opened(model: Any) -> Iterator[Llama]:
         path = Path(folder) / "model.gguf"
         gguf.write(path, model)
         weights = llama_cpp.llama_model_load_from_file(bytes(path), params)
-    numbers = torch.float32 if model.dtype == torch.float32 else torch.float16
     if not weights:
         raise Broken("llama.cpp cannot load the GGUF file that was written for it")
-    found = Llama(llama_cpp, weights, numbers)
+    found = Llama(llama_cpp, weights)
     try:
         yield found
     finally:
@@ -77,13 +77,12 @@ class Llama:
     Args:
         library: the module `llama_cpp`.
         weights: what it loaded.
-        numbers: the dtype of its cache, of `NUMBERED`.
     """
 
     name = NAME
 
-    def __init__(self, library: Any, weights: Any, numbers: torch.dtype) -> None:
-        self._c, self._weights, self._numbers, self._context = library, weights, numbers, None
+    def __init__(self, library: Any, weights: Any) -> None:
+        self._c, self._weights, self._context = library, weights, None
         self._vocabulary: int = library.llama_vocab_n_tokens(library.llama_model_get_vocab(weights))
 
     @property
@@ -105,7 +104,7 @@ class Llama:
         params = c.llama_context_default_params()
         params.n_ctx, params.n_threads, params.n_threads_batch = len(ids) + tokens, threads, threads
         params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        params.type_k = params.type_v = NUMBERED[self._numbers]
+        params.type_k = params.type_v = GGML_TYPE_F16
         self._context = c.llama_init_from_model(self._weights, params)
         if not self._context:
             raise Broken(f"llama.cpp gives no context of {len(ids) + tokens} tokens")
@@ -156,37 +155,36 @@ class Llama:
         """
         c = self._c
         theirs = [layer.keys[0] for layer in cache.layers] + [layer.values[0] for layer in cache.layers]
-        few = [x[:, :FIRST].to(self._numbers) for x in theirs]
+        few = [x[:, :FIRST].half() for x in theirs]
         self.logits(ids[:FIRST])
         own = (ctypes.c_uint8 * c.llama_state_seq_get_size(self._context, 0))()
         c.llama_state_seq_get_data(self._context, own, len(own), 0)
         magic, computed = bytes(own[:4]), unpacked(bytes(own), few)
-        if packed(magic, computed, self._numbers) != bytes(own):
+        if packed(magic, computed) != bytes(own):
             raise Broken("this llama.cpp writes its cache in another way than is known here, so it cannot be given transformers'")
         off = max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in zip(computed, few, strict=True))
         if not off <= CLOSE:
             raise Broken(f"llama.cpp's keys and values of the first {FIRST} tokens are {off:.1%} away from transformers'")
         self._forget(0)
-        state = packed(magic, theirs, self._numbers)
+        state = packed(magic, theirs)
         there = (ctypes.c_uint8 * len(state)).from_buffer(state)
         if c.llama_state_seq_set_data(self._context, there, len(state), 0) != len(state):
             raise Broken("llama.cpp did not take transformers' cache")
 
 
-def packed(magic: bytes, layers: list[Tensor], numbers: torch.dtype) -> bytearray:
-    """A sequence's cache as llama.cpp's `llama_state_seq_get_data` writes it, for sequence 0, with flash attention.
+def packed(magic: bytes, layers: list[Tensor]) -> bytearray:
+    """A sequence's cache as llama.cpp's `llama_state_seq_get_data` writes it: sequence 0, float16, flash attention.
 
     Args:
         magic: its first four bytes.
         layers: keys of all layers and then values of all layers, each `[G, n, D]`.
-        numbers: the cache's dtype, of `NUMBERED`.
     """
     G, n, D = layers[0].shape
-    token = G * D * numbers.itemsize
+    token = 2 * G * D
     head = magic + struct.pack("<iII", 0, 1, n)  # sequence, streams, cells
     head += b"".join(struct.pack("<iIi", place, 1, 0) for place in range(n))  # position, how many sequences, which
     head += struct.pack("<II", 0, len(layers) // 2)  # values are not transposed
-    kind = struct.pack("<iQ", NUMBERED[numbers], token)
+    kind = struct.pack("<iQ", GGML_TYPE_F16, token)
     state = bytearray(len(head) + len(layers) * (len(kind) + n * token))
     state[: len(head)] = head
     at = len(head)
@@ -194,16 +192,16 @@ def packed(magic: bytes, layers: list[Tensor], numbers: torch.dtype) -> bytearra
         state[at : at + len(kind)] = kind
         at += len(kind)
         # in place, for the whole is gigabytes
-        there = torch.frombuffer(state, dtype=torch.uint8, count=n * token, offset=at).view(numbers).view(n, G, D)
+        there = torch.frombuffer(state, dtype=torch.uint8, count=n * token, offset=at).view(torch.float16).view(n, G, D)
         there.copy_(layer.transpose(0, 1))
         at += n * token
     return state
 
 
 def unpacked(state: bytes, like: list[Tensor]) -> list[Tensor]:
-    """The keys and values in such bytes, by the shapes and dtype they ought to have; nonsense where the bytes are others."""
+    """The keys and values in such bytes, by the shapes they ought to have; nonsense where the bytes are of others."""
     G, n, D = like[0].shape
-    each, at = like[0].nbytes, 16 + 12 * n + 8
+    each, at = 2 * n * G * D, 16 + 12 * n + 8
     starts = [at + place * (12 + each) + 12 for place in range(len(like))]
     found = [bytearray(state[start : start + each].ljust(each, b"\0")) for start in starts]
-    return [torch.frombuffer(data, dtype=like[0].dtype).view(n, G, D).transpose(0, 1) for data in found]
+    return [torch.frombuffer(data, dtype=torch.float16).view(n, G, D).transpose(0, 1) for data in found]
