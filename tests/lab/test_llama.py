@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from strobe import Broken, Invalid
 from strobe.cli import main
-from strobe.lab import conventional, gguf, llama, model, report, results
+from strobe.lab import conventional, llama, llama_file, model, report, results
 
 pytestmark = pytest.mark.models
 TINY = {**model.SHAPE, "hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 512, "vocab_size": 1000}
@@ -55,8 +54,8 @@ def logits_of(given: Any, ids: list[int]) -> torch.Tensor:
 
 
 @pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.param
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @needs_llama
@@ -109,13 +108,13 @@ def test_the_file_holds_the_models_numbers(kind: str, tmp_path: Path) -> None:
     from gguf import GGUFReader
 
     given = drawn(kind)
-    gguf.write(tmp_path / "model.gguf", given)
+    llama_file.write(tmp_path / "model.gguf", given)
     file = GGUFReader(tmp_path / "model.gguf")
     assert {field.rsplit(".", 1)[1]: file.fields[field].contents() for field in file.fields if field.startswith("qwen3.")} | {"rope": 0} == {
         "context_length": 40_960, "embedding_length": 256, "block_count": 2, "feed_forward_length": 512, "head_count": 8, "head_count_kv": 4, "key_length": 64,
         "value_length": 64, "layer_norm_rms_epsilon": pytest.approx(1e-6), "freq_base": 1e4, "vocab_size": 1000, "rope": 0,
     }  # fmt: skip
-    wanted = dict(gguf.tensors(given))
+    wanted = dict(llama_file.tensors(given))
     assert {tensor.name for tensor in file.tensors} == set(wanted)
     for tensor in file.tensors:
         assert bytes(tensor.data) == bytes(wanted[tensor.name].view(torch.uint8).numpy())
@@ -123,11 +122,11 @@ def test_the_file_holds_the_models_numbers(kind: str, tmp_path: Path) -> None:
 
 def test_what_has_no_name_or_another_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="no name in GGUF is known for the parameter model.layers.0.mlp.gate.weight"):
-        gguf.name_of("model.layers.0.mlp.gate.weight")
+        llama_file.name_of("model.layers.0.mlp.gate.weight")
     pytest.importorskip("gguf", reason="this machine has no gguf")
     for changes, says in (({"model_type": "llama"}, "written of qwen3; got llama"), ({"rope_parameters": {"rope_type": "yarn"}}, "got yarn")):
         with pytest.raises(Invalid, match=says):
-            gguf.write(tmp_path / "model.gguf", drawn("float32", **changes))
+            llama_file.write(tmp_path / "model.gguf", drawn("float32", **changes))
 
 
 def test_a_cache_comes_back_from_its_bytes() -> None:

@@ -6,7 +6,6 @@ import argparse
 import math
 import shlex
 from pathlib import Path
-from typing import Any
 
 from strobe.cli.parser import MOST_THREADS
 from strobe.cli.screen import progress, show_table

@@ -8,6 +8,9 @@ a float32 path's; they are counted, not required. The likeliest token is taken f
 A short prompt is computed by llama.cpp itself. Of a long one, which would take it many minutes, it is given the keys and
 values that transformers computed: only decoding is compared there. What it is given is checked against what it computes
 of the first tokens.
+
+Built with gcc it asks for libgomp by the name that torch's own has, so the process has one OpenMP runtime, torch's, and
+one pool of threads for all that are measured.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import torch
 from torch import Tensor
 
 from strobe.errors import Broken
-from strobe.lab import gguf
+from strobe.lab import llama_file
 from strobe.lab.conventional import Told
 
 NAME = "llama.cpp"
@@ -35,7 +38,7 @@ ABSENT = "not installed"
 OWN = 8192  # tokens of a prompt that llama.cpp computes itself
 FIRST = 4  # tokens at which its cache is compared with transformers'
 CLOSE = 0.05  # of the largest key or value: bfloat16 and float16 through some tens of layers
-GGML_TYPE_F16 = 1
+GGML_TYPE_F16 = 1  # as ggml numbers its types
 
 
 def available() -> bool:
@@ -59,7 +62,7 @@ def opened(model: Any) -> Iterator[Llama]:
     params.load_mode, params.n_gpu_layers = llama_cpp.LLAMA_LOAD_MODE_NONE, 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
-        gguf.write(path, model)
+        llama_file.write(path, model)
         weights = llama_cpp.llama_model_load_from_file(bytes(path), params)
     if not weights:
         raise Broken("llama.cpp cannot load the GGUF file that was written for it")
@@ -145,7 +148,8 @@ class Llama:
 
     def _forget(self, kept: int) -> None:
         """Takes all but the first tokens out of the cache."""
-        self._c.llama_memory_seq_rm(self._c.llama_get_memory(self._context), 0, kept, -1)
+        if not self._c.llama_memory_seq_rm(self._c.llama_get_memory(self._context), 0, kept, -1):
+            raise Broken(f"llama.cpp does not forget the tokens after {kept}")
 
     def _take(self, ids: list[int], cache: Any) -> None:
         """Reads transformers' cache in place of computing the prompt.

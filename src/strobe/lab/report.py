@@ -68,7 +68,7 @@ def first_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]
     """(headings, lines) of an engine suite's times to the first token."""
     firsts = [row for row in rows if row["unit"] == "s"]
     peers = peers_of(firsts)
-    lines = [[row["case"], *(_in_us(value, 1e6) for value in (row["strobe"], *(row["peers"].get(peer) for peer in peers)))] for row in firsts]
+    lines = [[row["case"], us(1e6 * row["strobe"]), *(_in_us(row["peers"].get(peer), 1e6) for peer in peers)] for row in firsts]
     return ["case", "strobe", *peers], lines
 
 
