@@ -64,6 +64,7 @@ def test_the_engine_suite_writes_times_and_caches(tiny: Path, tmp_path: Path, ca
     assert rows[0]["case"] == "engine model float32 context 40 1T" and rows[0]["floor"] > 0
     assert set(rows[0]["peers"]) == {"transformers sdpa", "transformers eager"}
     assert rows[0]["tokens_the_same"] == {"transformers sdpa": 4, "transformers eager": 4} and rows[0]["tokens"] == 4
+    assert "sdpa computes its prompt" in rows[2]["peers"]["transformers eager"] and rows[2]["peers"]["transformers sdpa"] > 0
     assert "4 of 4" in capsys.readouterr().out
 
 

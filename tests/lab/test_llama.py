@@ -156,7 +156,8 @@ def test_where_it_is_absent_the_rows_say_so(monkeypatch: pytest.MonkeyPatch, tmp
 def test_without_memory_the_rows_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama, "available", lambda: True)
     monkeypatch.setattr(model, "available_bytes", lambda: 4 << 30)
-    assert model.peers(28, 65_536, "bfloat16") == (("sdpa",), "not measured: there is no memory for its cache")
+    assert model.absent(28, 1024, "bfloat16") is None
+    assert model.absent(28, 65_536, "bfloat16") == "not measured: there is no memory for its cache"
 
 
 def test_a_peer_that_a_row_does_not_know_is_an_empty_place() -> None:

@@ -1,7 +1,8 @@
 """The suite `model`: what a token costs in a whole model of a size that people run, beside transformers' `generate` and llama.cpp.
 
 Weights are random and nothing is downloaded: time depends on shapes alone. The race is that of the suite `engine`;
-llama.cpp takes part where its Python package and gguf are installed.
+llama.cpp takes part where its Python package and gguf are installed. Of transformers' attentions sdpa is measured, which
+it takes by itself: eager is slower, and takes seconds a token over long contexts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from strobe.lab import conventional, engine, llama
+from strobe.lab import engine, llama
 from strobe.lab.measure import available_bytes
 from strobe.lab.results import Row
 
@@ -29,7 +30,7 @@ BARS = {  # times a peer's rate that Strobe wants to reach at a context, on all 
     8192: {TRANSFORMERS: 2.2, llama.NAME: 1.5},
     32768: {TRANSFORMERS: 5.0},
 }
-COPIES = 3  # of a cache while transformers continues it: the engine's, the prepared one, the one that grows (a layer at a time)
+COPIES = 4  # of a cache: the engine's, what transformers was given, what it grows (a layer at a time), llama.cpp's
 
 
 def build(layers: int, dtype: str, seed: int) -> Any:
@@ -55,15 +56,12 @@ class Numbers:
         return " ".join(map(str, tokens))
 
 
-def peers(layers: int, context: int, dtype: str) -> tuple[tuple[str, ...], str | None]:
-    """(transformers' attentions for which there is memory, why llama.cpp cannot take part); eager repeats a group's keys."""
-    token = 2 * SHAPE["num_key_value_heads"] * SHAPE["head_dim"] * getattr(torch, dtype).itemsize
-    repeated = SHAPE["num_attention_heads"] // SHAPE["num_key_value_heads"] * token * context
-    free, cache = available_bytes(), layers * token * context
-    ways = conventional.ATTENTIONS if COPIES * cache + 2 * repeated < free else ("sdpa",)
+def absent(layers: int, context: int, dtype: str) -> str | None:
+    """Why llama.cpp is not measured at a context, None where it is."""
     if not llama.available():
-        return ways, llama.ABSENT
-    return ways, None if (COPIES + 1) * cache < free else "not measured: there is no memory for its cache"
+        return llama.ABSENT
+    token = 2 * SHAPE["num_key_value_heads"] * SHAPE["head_dim"] * getattr(torch, dtype).itemsize
+    return None if COPIES * layers * token * context < available_bytes() else "not measured: there is no memory for its cache"
 
 
 def measure(layers: int, dtype: str, contexts: tuple[int, ...], tokens: int, rounds: int) -> Iterator[list[Row]]:
@@ -77,11 +75,11 @@ def measure(layers: int, dtype: str, contexts: tuple[int, ...], tokens: int, rou
     name = NAME if layers == LAYERS else f"{NAME} of {layers} layers"
     with llama.opened(models[1]) if llama.available() else nullcontext() as other:
         for context in contexts:
-            ways, absent = peers(layers, context, dtype)
-            others = () if other is None or absent else (other,)
-            for rows in engine.measure(models, name, (context,), tokens, rounds, ways=ways, others=others):
-                if absent:
-                    rows = [replace(row, peers={**row.peers, llama.NAME: absent}) for row in rows]
+            why = absent(layers, context, dtype)
+            others = () if other is None or why else (other,)
+            for rows in engine.measure(models, name, (context,), tokens, rounds, ways=("sdpa",), others=others):
+                if why:
+                    rows = [replace(row, peers={**row.peers, llama.NAME: why}) for row in rows]
                 elif other is not None:
                     rows[0].more["llama.cpp"] = other.about
                 if layers == LAYERS and context in BARS:
