@@ -42,7 +42,7 @@ def test_shipped_stories_are_read_instead(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_other_tokens_in_float32_end_with_one(monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _other(monkeypatch)
     assert main([*ENGINE, "--model", str(tiny), "--out", str(tmp_path)]) == 1
-    assert "Nothing was written" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "than Strobe, in float32" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def _other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,10 +60,11 @@ def test_the_engine_suite_writes_times_and_caches(tiny: Path, tmp_path: Path, ca
     assert main([*ENGINE, "--model", str(tiny), "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("*-1t/engine.json")
     rows = results.read(path)["rows"]
-    assert [row["unit"] for row in rows] == ["ms", "MiB"] * 2
+    assert [row["unit"] for row in rows] == ["ms", "MiB", "s"] * 2
     assert rows[0]["case"] == "engine model float32 context 40 1T" and rows[0]["floor"] > 0
     assert set(rows[0]["peers"]) == {"transformers sdpa", "transformers eager"}
     assert rows[0]["tokens_the_same"] == {"transformers sdpa": 4, "transformers eager": 4} and rows[0]["tokens"] == 4
+    assert "sdpa computes its prompt" in rows[2]["peers"]["transformers eager"] and rows[2]["peers"]["transformers sdpa"] > 0
     assert "4 of 4" in capsys.readouterr().out
 
 

@@ -46,6 +46,8 @@ KINDS = (
     Kind("models/*", ("strobe", *HALL, "models", "models.*"), ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "jinja2")),
     Kind("engine/*", ("strobe", *HALL, "models", "models.*", "cache", "cache.*", "engine", "engine.*"), ("torch",)),
     Kind("lab/onnx.py", (), ("torch", "onnx", "onnxruntime")),
+    Kind("lab/llama_file.py", ("errors",), ("torch", "gguf")),
+    Kind("lab/llama.py", ("errors", "lab.conventional", "lab.llama_file"), ("torch", "llama_cpp")),
     Kind("lab/*", ("strobe", *HALL, "faces.torch", "models.*", "cache.*", "engine.*", "lab", "lab.*"), ("torch", "transformers", "matplotlib", "rich")),
     Kind("cli/*", ("strobe", *HALL, "cache.formats", "models.*", "engine.*", "lab", "lab.*", "cli", "cli.*"), ("torch", "transformers", "rich")),
     Kind("*.py", HALL),  # the hall itself

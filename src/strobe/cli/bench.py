@@ -6,13 +6,12 @@ import argparse
 import math
 import shlex
 from pathlib import Path
-from typing import Any
 
 from strobe.cli.parser import MOST_THREADS
 from strobe.cli.screen import progress, show_table
+from strobe.cli.sheet import Sheet
 from strobe.errors import Invalid
-from strobe.lab import report, results
-from strobe.machine import Machine
+from strobe.lab import report
 
 LARGEST_SEED = 2**62  # what each case adds to it still fits torch's 64 bits
 
@@ -34,28 +33,24 @@ def cpu(arguments: argparse.Namespace) -> int:
         raise Invalid(f"--seconds is a finite number above 0; got {arguments.seconds:g}")
     if not 0 <= arguments.seed <= LARGEST_SEED:
         raise Invalid(f"--seed is an integer, 0 … 2**62; got {arguments.seed}")
-    results.writable(Path(arguments.out))
     effort = Effort(seconds=arguments.seconds)
-    rows: list[results.Row] = []
     skipped: list[Skipped] = []
-    with progress(len(cases)) as advance:
-        gate_all(cases, counts, arguments.seed, advance)
-    with progress(len(cases) * len(counts)) as advance:
-        for found in measure(cases, counts, effort, arguments.flex, arguments.seed):
-            (skipped if isinstance(found, Skipped) else rows).append(found)  # type: ignore[arg-type]
-            advance(found.case)
-    machine = Machine.cpu(max(counts))
-    result = results.document(rows, machine, _command(arguments), last_level_cache_bytes=last_level_cache_bytes())
-    path = Path(arguments.out) / results.slug(machine) / "cpu.json"
-    results.write(path, result)
-    show_table(*report.table(result["rows"]), title=f"{machine.name}, {machine.arch}")
+    about = {"last_level_cache_bytes": last_level_cache_bytes()}
+    with Sheet(Path(arguments.out), "cpu", _command(arguments), max(counts), about) as sheet:
+        with progress(len(cases)) as advance:
+            gate_all(cases, counts, arguments.seed, advance)
+        with progress(len(cases) * len(counts)) as advance:
+            for found in measure(cases, counts, effort, arguments.flex, arguments.seed):
+                (skipped if isinstance(found, Skipped) else sheet.rows).append(found)  # type: ignore[arg-type]
+                advance(found.case)
+    show_table(*report.table(sheet.result["rows"]), title=f"{sheet.machine.name}, {sheet.machine.arch}")
     for case in skipped:
         print(f"skipped: {case.case}: {case.why}")
-    print(f"\nwritten: {path}")
+    print(f"\nwritten: {sheet.path}")
     if arguments.plot:
         for ending in (".svg", ".png"):
-            report.plot(result, path.with_suffix(ending))
-            print(f"drawn:   {path.with_suffix(ending)}")
+            report.plot(sheet.result, sheet.path.with_suffix(ending))
+            print(f"drawn:   {sheet.path.with_suffix(ending)}")
     return 0
 
 
@@ -92,31 +87,24 @@ def engine(arguments: argparse.Namespace) -> int:
     for word in ("tokens", "rounds"):
         if getattr(arguments, word) < 1:
             raise Invalid(f"--{word} is 1 or more; got {getattr(arguments, word)}")
-    results.writable(Path(arguments.out))
-    folder = checkpoint(arguments.model)
-    loaded = [load_quietly(folder, arguments.dtype) for _ in (0, 1)]
-    models = (loaded[0][0], loaded[1][0], loaded[0][1])
-    name = "demo" if arguments.model is None else folder.resolve().name
-    rows: list[results.Row] = []
-    with progress(len(contexts) * len(counts)) as advance:
-        for count in counts:
-            with threads(count):
-                for found in measure(models, name, contexts, arguments.tokens, arguments.rounds):
-                    rows += found
-                    advance(found[0].case)
-    machine = Machine.cpu(max(counts))
     words = ["strobe bench engine", *(f"--{word} {getattr(arguments, word)}" for word in ("contexts", "dtype", "tokens", "rounds"))]
     words += ["--model DIR"] * (arguments.model is not None) + [f"--threads {arguments.threads}"] * (arguments.threads is not None)
-    result = results.document(rows, machine, " ".join(words))
-    path = Path(arguments.out) / results.slug(machine) / "engine.json"
-    results.write(path, result)
-    show_table(*report.engine_table(result["rows"]), title=f"milliseconds a token, {machine.name}, {machine.arch}")
-    print(f"\nwritten: {path}")
-    return 0
+    with Sheet(Path(arguments.out), "engine", " ".join(words), max(counts)) as sheet:
+        folder = checkpoint(arguments.model)
+        loaded = [load_quietly(folder, arguments.dtype) for _ in (0, 1)]
+        models = (loaded[0][0], loaded[1][0], loaded[0][1])
+        name = "demo" if arguments.model is None else folder.resolve().name
+        with progress(len(contexts) * len(counts)) as advance:
+            for count in counts:
+                with threads(count):
+                    for found in measure(models, name, contexts, arguments.tokens, arguments.rounds):
+                        sheet.rows += found
+                        advance(found[0].case)
+    return _shown(sheet)
 
 
 def model(arguments: argparse.Namespace) -> int:
-    """A token's time in a whole model with random weights, beside transformers' generate; writes `model.json`."""
+    """A token's time in a whole model with random weights, beside transformers' generate and llama.cpp; writes `model.json`."""
     import torch
 
     from strobe.lab.measure import threads
@@ -124,17 +112,14 @@ def model(arguments: argparse.Namespace) -> int:
 
     contexts = numbers(arguments.contexts, "--contexts")
     counts = thread_counts(arguments.threads, torch.get_num_threads())
-    rows: list[results.Row] = []
-    with progress(len(contexts) * len(counts)) as advance:
+    command = _words(arguments, "model", ("contexts", "dtype", "layers", "tokens", "rounds"))
+    with Sheet(Path(arguments.out), "model", command, max(counts)) as sheet, progress(len(contexts) * len(counts)) as advance:
         for count in counts:
             with threads(count):
                 for found in measure(arguments.layers, arguments.dtype, contexts, arguments.tokens, arguments.rounds):
-                    rows += found
+                    sheet.rows += found
                     advance(found[0].case)
-    result, path = _written(arguments, "model", rows, max(counts), ("contexts", "dtype", "layers", "tokens", "rounds"))
-    show_table(*report.engine_table(result["rows"]), title=f"milliseconds a token, {result['machine']['name']}")
-    print(f"\nwritten: {path}")
-    return 0
+    return _shown(sheet)
 
 
 def training(arguments: argparse.Namespace) -> int:
@@ -145,29 +130,32 @@ def training(arguments: argparse.Namespace) -> int:
     from strobe.lab.training import measure
 
     counts = thread_counts(arguments.threads, torch.get_num_threads())
-    rows: list[results.Row] = []
-    for count in counts:
-        with threads(count):
-            rows += measure(arguments.steps, arguments.sequences, arguments.length, arguments.long)
-    result, path = _written(arguments, "training", rows, max(counts), ("steps", "sequences", "length", "long"))
-    for row in result["rows"]:
-        beside = ", ".join(f"{name} {value} {row['unit']}" for name, value in row["peers"].items())
-        print(f"{row['case']}: {row['metric']} {row['strobe']} {row['unit']}; {beside}")
-    print(f"\nwritten: {path}")
+    command = _words(arguments, "training", ("steps", "sequences", "length", "long"))
+    with Sheet(Path(arguments.out), "training", command, max(counts)) as sheet:
+        for count in counts:
+            with threads(count):
+                for row in measure(arguments.steps, arguments.sequences, arguments.length, arguments.long):
+                    sheet.rows.append(row)
+    for row in sheet.rows:
+        beside = ", ".join(f"{name} {value} {row.unit}" for name, value in row.peers.items())
+        print(f"{row.case}: {row.metric} {row.strobe} {row.unit}; {beside}")
+    print(f"\nwritten: {sheet.path}")
     return 0
 
 
-def _written(
-    arguments: argparse.Namespace, suite: str, rows: list[results.Row], threads: int, words: tuple[str, ...]
-) -> tuple[dict[str, Any], Path]:
-    """(a suite's result, the file it was written to)."""
-    machine = Machine.cpu(threads)
+def _words(arguments: argparse.Namespace, suite: str, words: tuple[str, ...]) -> str:
+    """The command that makes a suite's file again."""
     command = [f"strobe bench {suite}", *(f"--{word} {getattr(arguments, word)}" for word in words)]
-    command += [f"--threads {arguments.threads}"] * (arguments.threads is not None)
-    result = results.document(rows, machine, " ".join(command))
-    path = Path(arguments.out) / results.slug(machine) / f"{suite}.json"
-    results.write(path, result)
-    return result, path
+    return " ".join(command + [f"--threads {arguments.threads}"] * (arguments.threads is not None))
+
+
+def _shown(sheet: Sheet) -> int:
+    """Shows what an engine's suite has written."""
+    show_table(*report.engine_table(sheet.result["rows"]), title=f"milliseconds a token, {sheet.machine.name}, {sheet.machine.arch}")
+    print()
+    show_table(*report.first_table(sheet.result["rows"]), title="time to the first token, measured once")
+    print(f"\nwritten: {sheet.path}")
+    return 0
 
 
 def numbers(text: str, name: str) -> tuple[int, ...]:

@@ -68,7 +68,7 @@ def _doctor(commands: Any) -> None:
 
 
 def _bench(commands: Any) -> None:
-    says = "Measures, and writes DIR/<machine>/<suite>.json."
+    says = "Measures, and writes DIR/<machine>/<suite>.json; the rows of a suite that is stopped go to <suite>.partial.json."
     command = commands.add_parser("bench", help="measure, and write the results", description=says)
     suites = command.add_subparsers(metavar="suite", required=True)
     cpu = suites.add_parser("cpu", help="attention on this processor beside torch's ways")
@@ -90,7 +90,7 @@ def _bench(commands: Any) -> None:
     engine.add_argument("--rounds", type=int, default=5, metavar="N")
     _common(engine)
     engine.set_defaults(run=_later("bench", "engine"))
-    model = suites.add_parser("model", help="the same for a whole model with random weights, in the shape of Qwen3-0.6B")
+    model = suites.add_parser("model", help="the same for random weights in Qwen3-0.6B's shape, and llama.cpp")
     model.add_argument("--layers", type=int, default=28, metavar="N", help="fewer for a try")
     model.add_argument("--dtype", default="bfloat16", choices=DTYPES[:3])
     model.add_argument("--contexts", default="1024,8192,32768", metavar="N[,N]")

@@ -43,14 +43,14 @@ class _Ear:
 
 
 @torch.inference_mode()
-def prefilled(model: Any, ids: list[int]) -> Any:
-    """A cache that holds all of the prompt but its last token, computed in pieces with torch's kernel."""
+def prefilled(model: Any, ids: list[int], attention: str) -> Any:
+    """A cache that holds all of the prompt but its last token, computed at once, as `generate` does, with one of `ATTENTIONS`."""
     from transformers import DynamicCache
 
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(attention)
     cache = DynamicCache(config=model.config)
-    for piece in torch.tensor(ids[:-1]).split(1024):
-        model(input_ids=piece[None].to(model.device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    given = torch.tensor([ids[:-1]], device=model.device)
+    model(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return cache
 
 

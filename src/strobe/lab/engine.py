@@ -1,8 +1,9 @@
 """The suite `engine`: what a token costs at a given context, for Strobe's engine and for transformers' `generate`.
 
-Both continue the same prompt greedily, in turns in one process, each with its own copy of the model; the prompt is
-computed once beforehand, so that only decoding is timed. The tokens are compared one by one: where they differ in
-float32 nothing is written.
+All continue the same prompt greedily, in turns in one process, each with its own copy of the model. The prompt is computed
+once by each, which is the time to the first token, measured once; a token's time is that of decoding alone, measured in
+rounds. The tokens are compared one by one: where transformers' differ in float32 the suite ends, and that context has no
+rows.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -27,12 +28,38 @@ from strobe.plan import plan
 from strobe.problem import Call, Described, check
 
 STROBE = "strobe"
+PREFILLS = "sdpa"  # of transformers' attentions the one that computes the prompt, for all of them
 PAGE = 16
+
+
+class Other(Protocol):
+    """Another program that runs the model."""
+
+    name: str
+
+    def prepare(self, ids: list[int], tokens: int, cache: Any) -> float | str:
+        """Has a prompt in its cache, and room for `tokens` more.
+
+        Args:
+            cache: transformers' cache of the prompt but its last token.
+
+        Returns:
+            Seconds to the first token, or why they were not measured.
+        """
+        ...
+
+    def answer(self, ids: list[int], count: int) -> conventional.Told:
+        """The likeliest `count` tokens after the prompt that was prepared, as often as asked."""
+        ...
+
+    def free(self) -> None:
+        """Gives the cache's memory back."""
+        ...
 
 
 @dataclass
 class Race:
-    """One context: seconds of every token by contender, the tokens each chose, and the caches' bytes."""
+    """One context: seconds of every token by contender, the tokens each chose, the caches' bytes, seconds to the first token."""
 
     context: int
     dtype: str
@@ -41,6 +68,7 @@ class Race:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     tokens: dict[str, list[int]] = field(default_factory=dict)
     cache_bytes: dict[str, int] = field(default_factory=dict)
+    first_s: dict[str, float | str] = field(default_factory=dict)
 
     def ms(self, name: str) -> float:
         """The middle token's milliseconds."""
@@ -54,8 +82,9 @@ class Race:
 
 
 def race(
-    engine_model: Any, peer_model: Any, tokenizer: Any, ids: list[int], peers: tuple[str, ...], tokens: int, rounds: int
-) -> Race:
+    engine_model: Any, peer_model: Any, tokenizer: Any, ids: list[int], peers: tuple[str, ...], tokens: int, rounds: int,
+    others: tuple[Other, ...] = (),
+) -> Race:  # fmt: skip
     """Decodes `tokens` tokens after `ids`, `rounds` times each way, the ways in a new order each round.
 
     Args:
@@ -67,21 +96,32 @@ def race(
 
     pages = math.ceil((len(ids) + tokens + 1) / PAGE) + 1
     engine = Engine(engine_model, tokenizer, pages=pages, page_size=PAGE)
-    cache = conventional.prefilled(peer_model, ids)
+    start = time.perf_counter()
+    cache = conventional.prefilled(peer_model, ids, PREFILLS)
+    prefill_s = time.perf_counter() - start
     try:
         found = Race(len(ids), str(peer_model.dtype).removeprefix("torch."), _plan(engine, len(ids), pages), _read_s(peer_model, cache))
-        ways = [STROBE, *(f"transformers {peer}" for peer in peers)]
+        attentions, programs = {f"transformers {peer}": peer for peer in peers}, {other.name: other for other in others}
+        found.first_s |= {other.name: other.prepare(ids, tokens, cache) for other in others}
+        ways = [STROBE, *attentions, *programs]
         order = random.Random(len(ids))
         for _ in range(rounds):
             for way in order.sample(ways, len(ways)):
                 if way == STROBE:
                     told = _ours(engine, ids, Sampling(max_tokens=tokens + 1, ignore_eos=True))
+                    found.first_s.setdefault(way, told.came[0])  # later rounds find the prompt in the cache
+                elif way in attentions:
+                    told = conventional.generate(peer_model, ids, tokens + 1, attentions[way], cache)
+                    same = attentions[way] == PREFILLS
+                    found.first_s.setdefault(way, prefill_s + told.came[0] if same else f"not timed: {PREFILLS} computes its prompt")
                 else:
-                    told = conventional.generate(peer_model, ids, tokens + 1, way.split()[1], cache)
+                    told = programs[way].answer(ids, tokens + 1)
                 found.seconds.setdefault(way, []).extend(told.token_s)
                 found.tokens[way], found.cache_bytes[way] = told.tokens, told.cache_bytes
     finally:
         engine.model.undo()
+        for other in others:
+            other.free()
     return found
 
 
@@ -145,37 +185,46 @@ def reached(model: Any, contexts: tuple[int, ...], tokens: int) -> None:
 
 def measure(
     models: tuple[Any, Any, Any], name: str, contexts: tuple[int, ...], tokens: int, rounds: int, text: list[int] | None = None,
-    ways: tuple[str, ...] = conventional.ATTENTIONS,
+    ways: tuple[str, ...] = conventional.ATTENTIONS, others: tuple[Other, ...] = (),
 ) -> Iterator[list[Row]]:  # fmt: skip
-    """The rows of each context: a token's time, and the cache's bytes.
+    """The rows of each context: a token's time, the cache's bytes, the time to the first token.
 
     Args:
         models: (the engine's model, transformers' copy of it, the tokenizer).
         ways: transformers' attentions to measure, of `conventional.ATTENTIONS`.
+        others: what else is measured; its tokens are counted where they are the same, and may differ.
 
     Raises:
         Invalid: a context that the model does not reach.
-        Broken: tokens differ in float32.
+        Broken: transformers' tokens differ in float32.
     """
     ours, theirs, tokenizer = models
     reached(theirs, contexts, tokens)
     threads = torch.get_num_threads()
     for context in contexts:
         ids = prompt_of(theirs.config.vocab_size, context, 0, text)
-        found = race(ours, theirs, tokenizer, ids, ways, tokens, rounds)
-        if found.different and found.dtype == "float32":
-            peer, place = next(iter(found.different.items()))
-            raise Broken(f"at context {context} {peer} says another token {place + 1} than Strobe, in float32. Nothing was written")
+        found = race(ours, theirs, tokenizer, ids, ways, tokens, rounds, others)
+        different = {peer: place for peer, place in found.different.items() if peer.startswith("transformers")}
+        if different and found.dtype == "float32":
+            peer, place = next(iter(different.items()))
+            raise Broken(f"at context {context} {peer} says another token {place + 1} than Strobe, in float32")
         yield rows_of(found, f"engine {name} {found.dtype} context {context} {threads}T")
 
 
 def rows_of(found: Race, case: str) -> list[Row]:
     """A race as rows of a result file."""
-    peers = [name for name in found.seconds if name != STROBE]
+    peers = sorted(name for name in found.seconds if name.startswith("transformers"))
+    peers += [name for name in found.seconds if name not in (STROBE, *peers)]
     agreed = {peer: len(found.tokens[STROBE]) if peer not in found.different else found.different[peer] for peer in peers}
     more = {"tokens": len(found.tokens[STROBE]), "tokens_the_same": agreed, "floor_is": "every weight and the whole cache read once"}
-    ms = {peer: round(found.ms(peer), 3) for peer in sorted(peers)}
+    more["timed"] = "each token after the first; the prompt is in the cache"
+    ms = {peer: round(found.ms(peer), 3) for peer in peers}
     speed = Row(case, round(found.ms(STROBE), 3), ms, round(1e3 * found.floor_s, 3), found.plan, "time a token", "ms", more=more)
     mib = {name: round(size / 2**20, 2) for name, size in found.cache_bytes.items()}
-    others = {peer: mib[peer] for peer in sorted(peers)}
-    return [speed, Row(case, mib[STROBE], others, None, found.plan, "cache at its peak, not counting copies", "MiB")]
+    others = {peer: mib[peer] for peer in peers}
+    cache = Row(case, mib[STROBE], others, None, found.plan, "cache at its peak, not counting copies", "MiB")
+    s = {name: value if isinstance(value, str) else round(value, 3) for name, value in found.first_s.items()}
+    theirs = {peer: s[peer] for peer in peers}
+    once = {"rounds": 1, "timed": "the whole prompt and the token after it"}
+    first = Row(case, float(s[STROBE]), theirs, None, found.plan, "time to the first token", "s", more=once)
+    return [speed, cache, first]

@@ -57,10 +57,24 @@ def engine_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
     for row in speed:
         cache = caches[row["case"]]
         same = min(row["tokens_the_same"].values(), default=row["tokens"])
-        times = [us(1e3 * row["strobe"]), *(us(1e3 * row["peers"][peer]) for peer in peers), us(1e3 * row["floor"])]
-        sizes = [f"{cache['strobe']:.1f} MiB", f"{max(cache['peers'].values(), default=0):.1f} MiB"]
+        times = [us(1e3 * row["strobe"]), *(_in_us(row["peers"].get(peer), 1e3) for peer in peers), us(1e3 * row["floor"])]
+        theirs = [size for peer, size in cache["peers"].items() if peer.split()[0] == peers[0].split()[0]]
+        sizes = [f"{cache['strobe']:.1f} MiB", f"{max(theirs, default=0):.1f} MiB"]
         lines.append([row["case"], *times, *sizes, f"{same} of {row['tokens']}"])
     return headings, lines
+
+
+def first_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """(headings, lines) of an engine suite's times to the first token."""
+    firsts = [row for row in rows if row["unit"] == "s"]
+    peers = peers_of(firsts)
+    lines = [[row["case"], us(1e6 * row["strobe"]), *(_in_us(row["peers"].get(peer), 1e6) for peer in peers)] for row in firsts]
+    return ["case", "strobe", *peers], lines
+
+
+def _in_us(value: float | str | None, times: float) -> str:
+    """What was measured in a larger unit, `times` microseconds, in the unit that fits."""
+    return us(times * value if isinstance(value, (int, float)) else value)
 
 
 def markdown(headings: list[str], lines: list[list[str]]) -> str:

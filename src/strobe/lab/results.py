@@ -5,6 +5,7 @@
     commit    and `dirty`: whether the package's sources differed from it
     command   that makes the file again;  date
     rows      {case, metric, unit, higher_is_better, strobe, peers, floor, plan}
+    stopped   in a file that is not whole alone: what ended the suite; `read` refuses such a file
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from strobe.machine import Machine
 
 FIELDS = ("machine", "versions", "commit", "dirty", "command", "date", "rows")
 ROW = ("case", "metric", "unit", "higher_is_better", "strobe", "peers", "floor", "plan")
-PEERS = ("transformers", "tokenizers", "safetensors", "onnxruntime")
+PEERS = ("transformers", "tokenizers", "safetensors", "onnxruntime", "llama-cpp-python")
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,10 @@ def write(path: Path, result: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A result file that has the shape.
+    """A whole result file that has the shape.
 
     Raises:
-        Invalid: there is no such file, or it is not a result file.
+        Invalid: there is no such file, it is not a result file, or the suite that wrote it was stopped before its end.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -106,6 +107,9 @@ def read(path: Path) -> dict[str, Any]:
     except ValueError:
         raise Invalid(f"{path} is not JSON") from None
     check(result, str(path))
+    if "stopped" in result:
+        rows = len(result["rows"])
+        raise Invalid(f"{path} is not whole: {result['stopped']} ended it after {rows} row(s); run `{result['command']}` again")
     return result
 
 

@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -130,8 +131,8 @@ def peak_mib(way: str, length: int) -> float:
     return int(done.stdout) / 1024
 
 
-def measure(count: int, sequences: int, length: int, long: int = LONG) -> list[Row]:
-    """Two rows: a step's time, and the peak memory of attention's forward and backward pass at `long` tokens.
+def measure(count: int, sequences: int, length: int, long: int = LONG) -> Iterator[Row]:
+    """Two rows, each when it is measured: a step's time, and attention's peak memory, forward and backward, at `long` tokens.
 
     Args:
         count: steps; the first tenth is not timed.
@@ -143,14 +144,13 @@ def measure(count: int, sequences: int, length: int, long: int = LONG) -> list[R
     seconds, losses = steps_of(count, sequences, length)
     apart = max(abs(a - b) / b for a, b in zip(losses["strobe"], losses[PEER], strict=True))
     if not apart <= APART:
-        raise Broken(f"the losses with Strobe's attention and torch's go {apart:.1%} apart in {count} steps. Nothing was written")
+        raise Broken(f"the losses with Strobe's attention and torch's go {apart:.1%} apart in {count} steps")
     ms = {name: round(1e3 * median(values[count // 10 :]), 3) for name, values in seconds.items()}
     threads = torch.get_num_threads()
     more = {"steps": count, "loss_first": losses["strobe"][0], "loss_last": losses["strobe"][-1], "losses_apart": apart, "bar": 1.2}
     case = f"training demo float32 B{sequences} T{length} {threads}T"
-    step = Row(case, ms["strobe"], {PEER: ms[PEER]}, None, "cpu: forward and backward", "a step", "ms", more=more)
+    yield Row(case, ms["strobe"], {PEER: ms[PEER]}, None, "cpu: forward and backward", "a step", "ms", more=more)
     mib = {way: round(peak_mib(way, long), 1) for way in ("strobe", PEER, PLAIN)}
     others = {way: mib[way] for way in (PEER, PLAIN)}
-    memory = Row(f"forward + backward B1 H4 S{long} D64 f32 causal {threads}T", mib["strobe"], others, None, "cpu: forward and backward",
-                 "peak memory, inputs and gradients among it", "MiB", more={"bars": {PEER: 1.15, PLAIN: 0.1}})  # fmt: skip
-    return [step, memory]
+    yield Row(f"forward + backward B1 H4 S{long} D64 f32 causal {threads}T", mib["strobe"], others, None, "cpu: forward and backward",
+              "peak memory, inputs and gradients among it", "MiB", more={"bars": {PEER: 1.15, PLAIN: 0.1}})  # fmt: skip
