@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from strobe.appending import check_append
+from strobe.appending import Rotary, check_append
 from strobe.errors import Invalid, Unsupported
-from strobe.faces.seam import flatten, unflatten
+from strobe.faces.seam import flatten, flatten_append, unflatten, unflatten_append
 from strobe.layouts import Dense, Paged
 from strobe.machine import Machine
 from strobe.masks import Mask
@@ -239,15 +239,21 @@ def merge(a: State, b: State) -> State:
     return kernel(chosen.room, chosen.offer.kernel).launch(chosen, a, b)
 
 
-def append(pages: Paged, k: Any, v: Any) -> None:
-    """Writes new tokens into their pages."""
-    problem = check_append(_pages_described(pages), _all_described(k), describe(v))
-    chosen = plan(problem, machine(problem.device), _room.get())
-    write = kernel(chosen.room, chosen.offer.kernel).launch
-    if not torch.is_grad_enabled() or not any(map(_asks, (pages.keys, pages.values, k, v))):
-        return write(chosen, pages, k, v)
+def append(pages: Paged, k: Any, v: Any, rotary: Rotary | None = None) -> None:
+    """Writes new tokens into their pages; no gradient is recorded."""
+    compiling = torch.compiler.is_compiling()
+    if not compiling and not (torch.is_grad_enabled() and any(map(_asks, (pages.keys, pages.values, k, v, rotary)))):
+        return _write(pages, k, v, rotary)
     with torch.no_grad():
-        return write(chosen, pages, k, v)
+        if not compiling:
+            return _write(pages, k, v, rotary)
+        torch.ops.strobe.append.default(*flatten_append(pages, k, v, rotary))
+
+
+def _write(pages: Paged, k: Any, v: Any, rotary: Rotary | None) -> None:
+    problem = check_append(_pages_described(pages), _all_described(k), describe(v), _all_described(rotary))
+    chosen = plan(problem, machine(problem.device), _room.get())
+    kernel(chosen.room, chosen.offer.kernel).launch(chosen, pages, k, v, rotary)
 
 
 # ── the operators ──
@@ -255,6 +261,11 @@ def append(pages: Paged, k: Any, v: Any) -> None:
 _library = torch.library.Library("strobe", "DEF")  # kept alive: torch forgets operators whose library is collected
 _TAKES = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? slopes, Tensor? sink, Tensor[] rest, str words, SymInt[] sizes"
 _library.define(f"attention({_TAKES}) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,))
+_library.define(
+    "append(Tensor(a!) keys, Tensor(b!) values, Tensor(c!)? key_scale, Tensor(d!)? value_scale, Tensor k, Tensor v, "
+    "Tensor[] rest, str words, SymInt[] sizes) -> ()",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
 _library.define(
     f"attention_backward(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, {_TAKES}) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -270,6 +281,16 @@ def _attention(*flat: Any) -> tuple[Tensor, Tensor]:
     call = unflatten(*flat)
     out, lse = launch(plan_of(call), call)
     return out, lse
+
+
+def _append(*flat: Any) -> None:
+    _write(*unflatten_append(*flat))
+
+
+def _append_fake(
+    keys: Tensor, values: Tensor, key_scale: Any, value_scale: Any, k: Tensor, v: Tensor, rest: Any, words: str, sizes: Any
+) -> None:
+    """What is written has the shape it had."""
 
 
 def _gradient_plan(verb: str, call: Call) -> Plan:
@@ -382,6 +403,7 @@ def _no_third_gradient(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
 
 for _name, _run, _fake in (
     ("attention", _attention, _attention_fake),
+    ("append", _append, _append_fake),
     ("attention_backward", _attention_backward, _attention_backward_fake),
     ("attention_backward_backward", _attention_backward_backward, _attention_backward_backward_fake),
 ):
