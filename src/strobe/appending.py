@@ -31,7 +31,7 @@ class Rotary:
     interleaved: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.interleaved, bool):  # 1 and True would be one key to every cache of checks
+        if type(self.interleaved) is not bool:  # 1 and True would be one key to every cache of checks
             raise Invalid(f"Rotary(interleaved) is True (pairs of neighbours) or False (of halves); got {self.interleaved!r}")
 
 

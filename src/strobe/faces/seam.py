@@ -195,8 +195,8 @@ def unflatten_append(
     """(pages, k, v, rotary) of the call that `flatten_append` flattened."""
     said = _parsed(words)
     left, numbers = iter(rest), iter(sizes)
-    sides = (x if scale is None else Scaled(x, scale) for x, scale in ((keys, key_scale), (values, value_scale)))
-    pages = Paged(*sides, next(left), next(left), int(next(numbers)))
+    keys, values = (x if scale is None else Scaled(x, scale) for x, scale in ((keys, key_scale), (values, value_scale)))
+    pages = Paged(keys, values, next(left), next(left), int(next(numbers)))
     if "k" in said:
         k = Packed(k, next(left), int(next(numbers)))
     rotary = None

@@ -243,11 +243,13 @@ def append(pages: Paged, k: Any, v: Any, rotary: Rotary | None = None) -> None:
     """Writes new tokens into their pages; no gradient is recorded."""
     compiling = torch.compiler.is_compiling()
     if not compiling and not (torch.is_grad_enabled() and any(map(_asks, (pages.keys, pages.values, k, v, rotary)))):
-        return _write(pages, k, v, rotary)
+        _write(pages, k, v, rotary)
+        return
     with torch.no_grad():
-        if not compiling:
-            return _write(pages, k, v, rotary)
-        torch.ops.strobe.append.default(*flatten_append(pages, k, v, rotary))
+        if compiling:
+            torch.ops.strobe.append.default(*flatten_append(pages, k, v, rotary))
+        else:
+            _write(pages, k, v, rotary)
 
 
 def _write(pages: Paged, k: Any, v: Any, rotary: Rotary | None) -> None:

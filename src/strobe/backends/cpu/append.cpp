@@ -1,4 +1,4 @@
-// New keys and values go behind the tokens that a sequence had, page by page; keys turned by their position if that is asked.
+// New keys and values go behind the tokens that a sequence had, page by page; keys turned by their positions if asked.
 #include "check.hpp"
 #include "threads.hpp"
 

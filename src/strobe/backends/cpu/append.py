@@ -1,4 +1,4 @@
-"""New keys, turned if that is asked, and values written into pages: `append.cpp`. Token t of T of sequence b stands at lengths[b] − T + t."""
+"""New keys, turned if asked, and values written into pages: `append.cpp`. Token t of T of sequence b stands at lengths[b] − T + t."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""New keys, turned if that is asked, and values written into pages: token t of T of sequence b stands at lengths[b] − T + t."""
+"""New keys, turned if asked, and values written into pages: token t of T of sequence b stands at lengths[b] − T + t."""
 
 from __future__ import annotations
 
