@@ -11,6 +11,7 @@ from typing import Any
 
 from strobe.appending import Rotary
 from strobe.errors import Invalid
+from strobe.faces import append as writing
 from strobe.faces import torch as face
 from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.masks import Full, Mask
@@ -191,7 +192,7 @@ def append(pages: Paged, k: Any, v: Any, *, rotary: Rotary | None = None) -> Non
     tensor([[1., 1., 0., 0.],
             [1., 1., 1., 1.]])
     """
-    face.append(pages, k, v, rotary)
+    writing.append(pages, k, v, rotary)
 
 
 def explain(

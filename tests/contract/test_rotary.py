@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from strobe import Invalid, Packed, Paged, Rotary, Scaled
+from strobe import Invalid, Packed, Paged, Rotary, Scaled, append
 from strobe.appending import check_append
 from strobe.faces.seam import flatten_append
-from strobe.faces.torch import append as append_of_the_face
 from strobe.faces.torch import describe
 from strobe.plan import plan
 from strobe.problem import map_arrays
@@ -267,8 +266,8 @@ def test_arrays_that_ask_for_a_gradient_are_written_without_one() -> None:
     k, v = torch.randn(3, 4, G, D, generator=g), torch.randn(3, 4, G, V, generator=g)
     cos, sin = tables(24, g)
     pages, other = paged(5, torch.Generator().manual_seed(0), "float32"), paged(5, torch.Generator().manual_seed(0), "float32")
-    append_of_the_face(pages, k.requires_grad_(), v, Rotary(cos.requires_grad_(), sin))
-    append_of_the_face(other, k.detach(), v, Rotary(cos.detach(), sin))
+    append(pages, k.requires_grad_(), v, rotary=Rotary(cos.requires_grad_(), sin))
+    append(other, k.detach(), v, rotary=Rotary(cos.detach(), sin))
     assert not pages.keys.requires_grad and torch.equal(pages.keys.nan_to_num(9), other.keys.nan_to_num(9))
 
 
@@ -299,7 +298,7 @@ def test_compiles_without_a_break(kind: str, dynamic: bool, rotary: bool) -> Non
     """A compiled step writes what the step writes, and reads it behind that."""
 
     def step(pages: Paged, k: Packed, v: Tensor, turned: Rotary | None) -> Tensor:
-        append_of_the_face(pages, Packed(k.tokens * 2, k.offsets, k.longest), v + 1, turned)
+        append(pages, Packed(k.tokens * 2, k.offsets, k.longest), v + 1, rotary=turned)
         side = pages.values.scale if isinstance(pages.values, Scaled) else pages.values
         return side.nan_to_num(0).sum()
 
@@ -326,7 +325,7 @@ def test_a_compiled_step_writes_into_views_of_one_array() -> None:
 
     def step(both: Tensor, table: Tensor, lengths: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         pages = Paged(both[..., :D].transpose(1, 2), both[..., D:].transpose(1, 2), table, lengths, 3)
-        append_of_the_face(pages, k, v, Rotary(cos, sin))
+        append(pages, k, v, rotary=Rotary(cos, sin))
         return both.sum()
 
     g = torch.Generator().manual_seed(2)

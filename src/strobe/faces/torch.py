@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from strobe.appending import Rotary, check_append
+from strobe.answers import Question
 from strobe.errors import Invalid, Unsupported
-from strobe.faces.seam import flatten, flatten_append, unflatten, unflatten_append
+from strobe.faces.seam import flatten, unflatten
 from strobe.layouts import Dense, Paged
 from strobe.machine import Machine
 from strobe.masks import Mask
@@ -67,16 +67,16 @@ def describe(value: Any) -> Any:
     return Described(tuple(value.shape), dtype, _device_name(value.device), strides[-1] if strides else 1)
 
 
-def _all_described(value: Any) -> Any:
+def all_described(value: Any) -> Any:
     """A value with its arrays described; an array, which most are, without a walk over fields."""
     return describe(value) if isinstance(value, Tensor) else map_arrays(value, describe)
 
 
-def _pages_described(keys: Any) -> Any:
+def pages_described(keys: Any) -> Any:
     if type(keys) is not Paged:
         return map_arrays(keys, describe)
     return Paged(
-        _all_described(keys.keys), _all_described(keys.values), describe(keys.table), describe(keys.lengths), keys.longest
+        all_described(keys.keys), all_described(keys.values), describe(keys.table), describe(keys.lengths), keys.longest
     )
 
 
@@ -84,8 +84,8 @@ def _described(call: Call) -> Call:
     q, keys, mask, scale, cap, bias, alibi, sink, dropout, first = call
     if not (bias is alibi is sink is first is None and isinstance(mask, Mask) and mask.plain):
         return map_arrays(call, describe)
-    lain = Dense(_all_described(keys.k), _all_described(keys.v)) if type(keys) is Dense else _pages_described(keys)
-    return Call(_all_described(q), lain, mask, scale, cap, dropout=dropout)
+    lain = Dense(all_described(keys.k), all_described(keys.v)) if type(keys) is Dense else pages_described(keys)
+    return Call(all_described(q), lain, mask, scale, cap, dropout=dropout)
 
 
 def machine(device: str) -> Machine:
@@ -109,7 +109,12 @@ def plan_of(call: Call) -> Plan:
     problem = check(_described(call))
     if _invariant.get():
         problem = replace(problem, invariant=True)
-    return plan(problem, machine(problem.device), _room.get())
+    return planned(problem)
+
+
+def planned(question: Question) -> Plan:
+    """The plan for the room that is asked for around the call."""
+    return plan(question, machine(question.device), _room.get())
 
 
 def launch(chosen: Plan, call: Call) -> State:
@@ -139,16 +144,17 @@ def _wants_gradient(call: Call) -> bool:
     q, keys, _, _, _, bias, alibi, sink, _, _ = call
     k, v = (keys.k, keys.v) if type(keys) is Dense else key_sides(keys)
     for x in (q, k, v) if bias is alibi is sink is None else (q, k, v, bias, alibi, sink):
-        if x.requires_grad if type(x) is Tensor else _asks(x):
+        if x.requires_grad if type(x) is Tensor else asks(x):
             return True
     return False
 
 
-def _asks(value: Any) -> bool:
+def asks(value: Any) -> bool:
     """Whether any tensor in a value asks for a gradient."""
     if isinstance(value, Tensor):
         return value.requires_grad
-    return any(_asks(getattr(value, name)) for name in getattr(type(value), "__match_args__", ()))
+    parts = getattr(type(value), "__match_args__", None)
+    return bool(parts) and any(asks(getattr(value, name)) for name in parts)
 
 
 def run(chosen: Plan, call: Call) -> State:
@@ -235,27 +241,8 @@ def merge(a: State, b: State) -> State:
     a, b = State(*a), State(*b)
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(x.requires_grad for x in (*a, *b))):
         return kernel("reference", "merge").joined(a, b)
-    chosen = plan(problem, machine(problem.device), _room.get())
+    chosen = planned(problem)
     return kernel(chosen.room, chosen.offer.kernel).launch(chosen, a, b)
-
-
-def append(pages: Paged, k: Any, v: Any, rotary: Rotary | None = None) -> None:
-    """Writes new tokens into their pages; no gradient is recorded."""
-    compiling = torch.compiler.is_compiling()
-    if not compiling and not (torch.is_grad_enabled() and any(map(_asks, (pages.keys, pages.values, k, v, rotary)))):
-        _write(pages, k, v, rotary)
-        return
-    with torch.no_grad():
-        if compiling:
-            torch.ops.strobe.append.default(*flatten_append(pages, k, v, rotary))
-        else:
-            _write(pages, k, v, rotary)
-
-
-def _write(pages: Paged, k: Any, v: Any, rotary: Rotary | None) -> None:
-    problem = check_append(_pages_described(pages), _all_described(k), describe(v), _all_described(rotary))
-    chosen = plan(problem, machine(problem.device), _room.get())
-    kernel(chosen.room, chosen.offer.kernel).launch(chosen, pages, k, v, rotary)
 
 
 # ── the operators ──
@@ -263,11 +250,6 @@ def _write(pages: Paged, k: Any, v: Any, rotary: Rotary | None) -> None:
 _library = torch.library.Library("strobe", "DEF")  # kept alive: torch forgets operators whose library is collected
 _TAKES = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? slopes, Tensor? sink, Tensor[] rest, str words, SymInt[] sizes"
 _library.define(f"attention({_TAKES}) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,))
-_library.define(
-    "append(Tensor(a!) keys, Tensor(b!) values, Tensor(c!)? key_scale, Tensor(d!)? value_scale, Tensor k, Tensor v, "
-    "Tensor[] rest, str words, SymInt[] sizes) -> ()",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
 _library.define(
     f"attention_backward(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, {_TAKES}) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -285,19 +267,9 @@ def _attention(*flat: Any) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-def _append(*flat: Any) -> None:
-    _write(*unflatten_append(*flat))
-
-
-def _append_fake(
-    keys: Tensor, values: Tensor, key_scale: Any, value_scale: Any, k: Tensor, v: Tensor, rest: Any, words: str, sizes: Any
-) -> None:
-    """What is written has the shape it had."""
-
-
 def _gradient_plan(verb: str, call: Call) -> Plan:
     problem = replace(check(_described(call)), verb=verb)
-    return plan(problem, machine(problem.device), _room.get())
+    return planned(problem)
 
 
 def _attention_backward(d_out: Tensor, d_lse: Tensor | None, out: Tensor, lse: Tensor, *flat: Any) -> tuple[Tensor, ...]:
@@ -405,7 +377,6 @@ def _no_third_gradient(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
 
 for _name, _run, _fake in (
     ("attention", _attention, _attention_fake),
-    ("append", _append, _append_fake),
     ("attention_backward", _attention_backward, _attention_backward_fake),
     ("attention_backward_backward", _attention_backward_backward, _attention_backward_backward_fake),
 ):
