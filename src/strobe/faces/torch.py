@@ -73,6 +73,7 @@ def all_described(value: Any) -> Any:
 
 
 def pages_described(keys: Any) -> Any:
+    """Keys with their arrays described; `Paged`, which a cache has, without a walk over fields."""
     if type(keys) is not Paged:
         return map_arrays(keys, describe)
     return Paged(
