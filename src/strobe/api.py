@@ -9,7 +9,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+from strobe.appending import Rotary
 from strobe.errors import Invalid
+from strobe.faces import append as writing
 from strobe.faces import torch as face
 from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.masks import Full, Mask
@@ -153,7 +155,7 @@ def merge(*states: State) -> State:
     return result
 
 
-def append(pages: Paged, k: Any, v: Any) -> None:
+def append(pages: Paged, k: Any, v: Any, *, rotary: Rotary | None = None) -> None:
     """Writes new keys and values into the pages of their sequences, in place.
 
         token t of the T new ones of sequence b goes to position  lengths[b] − T + t
@@ -162,16 +164,25 @@ def append(pages: Paged, k: Any, v: Any) -> None:
     Pages that are `Scaled` are quantised on the way: one scale a token and head, `max |x|` over 127 for
     int8, 7 for int4, 448 and 57,344 for float8 e4m3 and e5m2, then the nearest even of `x / scale`.
 
+    With `rotary` each new key is turned by the angles of its position p before that, in float32 (float64 keys in float64):
+
+        k[i], k[j]  becomes  k[i] · cos[p, c] − k[j] · sin[p, c],  k[j] · cos[p, c] + k[i] · sin[p, c]
+
+    for pair c, (i, j) = (c, c + width / 2), or (2c, 2c + 1) if interleaved. Values are not turned; queries are the caller's.
+
     Args:
         pages: `Paged`; its arrays are changed.
         k: `[B, T, G, D]`, or `Packed` of `[N, G, D]`.
         v: `[B, T, G, V]`, or `[N, G, V]` beside packed keys.
+        rotary: `Rotary(cos, sin)`, tables float32 `[positions, width / 2]`; p is `lengths[b] − T + t` unless it says otherwise.
 
     Raises:
-        Invalid: the tokens do not fit the pages, or a table entry is not a page.
+        Invalid: the tokens do not fit the pages, a table entry is not a page, or a position has no row in `rotary`; nothing
+            is written then.
 
-    Error: none, or the rounding to the pages' dtype.
-    Source: Kwon et al., 2023, arXiv:2309.06180, section 4.1.
+    Error: none, or the rounding to the pages' dtype. A turned number has three roundings to float32 before that, of the two
+        products and their sum, and is the same in every room, bit for bit.
+    Source: Kwon et al., 2023, arXiv:2309.06180, section 4.1; rotation: Su et al., 2021, arXiv:2104.09864, section 3.4.2.
 
     >>> import torch
     >>> table, lengths = torch.tensor([[1, 0]], dtype=torch.int32), torch.tensor([6], dtype=torch.int32)
@@ -181,7 +192,7 @@ def append(pages: Paged, k: Any, v: Any) -> None:
     tensor([[1., 1., 0., 0.],
             [1., 1., 1., 1.]])
     """
-    face.append(pages, k, v)
+    writing.append(pages, k, v, rotary)
 
 
 def explain(

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from strobe.errors import Invalid
 from strobe.layouts import Packed, Paged
+from strobe.masks import ARRAY
 from strobe.problem import FLOATS, NARROW, Described, key_sides, unpaired
 from strobe.terms import Scaled
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Turns pairs of a key's numbers by angles of its position p (RoFormer, Su et al., 2021, arXiv:2104.09864, section 3.4.2).
+
+        k[i], k[j]  becomes  k[i] · cos[p, c] − k[j] · sin[p, c],  k[j] · cos[p, c] + k[i] · sin[p, c]
+
+    `cos` and `sin` are float32 `[positions, width / 2]`, a column a pair: the first `width` numbers of each head are turned,
+    the others stay. Pair c is numbers c and c + width / 2 (GPT-NeoX, Llama), or, `interleaved`, 2c and 2c + 1 (GPT-J).
+
+    p is the token's place in its sequence, unless `positions` gives one for each new token: int32 `[B, T]`, or `[N]` packed.
+    """
+
+    cos: Any = field(metadata=ARRAY)
+    sin: Any = field(metadata=ARRAY)
+    positions: Any = field(default=None, metadata=ARRAY)
+    interleaved: bool = False
+
+    def __post_init__(self) -> None:
+        if type(self.interleaved) is not bool:  # 1 and True would be one key to every cache of checks
+            raise Invalid(f"Rotary(interleaved) is True (pairs of neighbours) or False (of halves); got {self.interleaved!r}")
 
 
 @dataclass(frozen=True)
@@ -27,14 +50,17 @@ class Append:
     value_dtype: str
     device: str
     packed: bool
+    rotated: int = 0  # numbers of each key that are turned by its position
+    interleaved: bool = False
 
     def __str__(self) -> str:
-        return f"append B={self.B} T={self.T} G={self.G} D={self.D} V={self.V} Z={self.Z} {self.dtype} into {self.page_dtype}"
+        rotary = f" Rotary {self.rotated}{' interleaved' if self.interleaved else ''}" if self.rotated else ""
+        return f"append B={self.B} T={self.T} G={self.G} D={self.D} V={self.V} Z={self.Z} {self.dtype} into {self.page_dtype}{rotary}"
 
 
 @lru_cache(maxsize=1024)
-def check_append(pages: Any, k: Any, v: Any) -> Append:
-    """The problem that writing described keys and values into described pages is.
+def check_append(pages: Any, k: Any, v: Any, rotary: Any = None) -> Append:
+    """The problem that writing described keys and values into described pages is, the keys turned by `rotary` if given.
 
     Raises:
         Invalid: the tokens do not fit the pages.
@@ -77,8 +103,37 @@ def check_append(pages: Any, k: Any, v: Any) -> Append:
         )
     return Append(
         B, T, sides[0].shape[2], sides[0].shape[3], sides[1].shape[3], sides[0].shape[1],
-        new.dtype, sides[0].dtype, sides[1].dtype, new.device, packed,
+        new.dtype, sides[0].dtype, sides[1].dtype, new.device, packed, *_rotary(rotary, new),
     )  # fmt: skip
+
+
+def _rotary(rotary: Any, new: Described) -> tuple[int, bool]:
+    """(numbers of each new key that are turned, whether its pairs are neighbours)."""
+    if rotary is None:
+        return 0, False
+    if not isinstance(rotary, Rotary):
+        raise Invalid(f"rotary is Rotary(cos, sin) or None; got {rotary!r}")
+    cos, D = rotary.cos, new.shape[-1]
+    for name, table in (("cos", cos), ("sin", rotary.sin)):
+        if not isinstance(table, Described) or len(table.shape) != 2 or table.dtype != "float32":
+            raise Invalid(f"rotary.{name} is float32 [positions, width / 2]; got {table}. The rotation is computed in float32")
+        _contiguous(f"rotary.{name}", table)
+        _beside(f"rotary.{name}", table, new.device)
+    if cos.shape != rotary.sin.shape:
+        raise Invalid(f"each cosine has its sine, so cos and sin have one shape; got {list(cos.shape)} and {list(rotary.sin.shape)}")
+    pairs = cos.shape[1]
+    if not 0 < 2 * pairs <= D:
+        raise Invalid(
+            f"rotary.cos has a column for each pair of a key's numbers, 1 … {D // 2} of them where D={D}; got {pairs}. "
+            "Of tables that hold each angle twice, as transformers' do, take one half: cos[:, : width // 2]"
+        )
+    at = rotary.positions
+    if at is not None:
+        if not isinstance(at, Described) or at.dtype != "int32" or at.shape != new.shape[:-2]:
+            raise Invalid(f"rotary.positions is int32 {list(new.shape[:-2])}, a position for each new token; got {at}")
+        _contiguous("rotary.positions", at)
+        _beside("rotary.positions", at, new.device)
+    return 2 * pairs, rotary.interleaved
 
 
 def _side(name: str, side: Any) -> Described:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.torch
 
 VERBS = ("append", "attention", "attention_state", "explain", "merge", "run")
 TYPES = sorted(name for name in strobe.__all__ if inspect.isclass(getattr(strobe, name)))
-HOLD_ARRAYS = ("Alibi", "Blocks", "Dense", "Documents", "Packed", "Paged", "Prefix", "Ranged", "Scaled", "Sink", "Tree")
+HOLD_ARRAYS = ("Alibi", "Blocks", "Dense", "Documents", "Packed", "Paged", "Prefix", "Ranged", "Rotary", "Scaled", "Sink", "Tree")
 
 
 def words(name: str) -> str:
@@ -67,6 +67,6 @@ def test_a_type_that_holds_arrays_says_their_shapes(name: str) -> None:
     assert re.search(r"`\[[^\]]+\]", words(name)), f"{name} has no shapes"
 
 
-@pytest.mark.parametrize("name", ["Alibi", "Dropout", "Sink", "SoftCap"])
+@pytest.mark.parametrize("name", ["Alibi", "Dropout", "Rotary", "Sink", "SoftCap"])
 def test_a_term_names_its_source(name: str) -> None:
     assert re.search(r"arXiv:\d{4}\.\d{5}|et al\.|gpt-oss", words(name))

@@ -108,6 +108,8 @@ struct Case {
   int64_t before = STROBE_UNBOUNDED, after = STROBE_UNBOUNDED;
   double cap = 0;
   bool sink = false, slopes = false, pages = false;
+  int64_t rotated = 0;  // numbers of a key that are turned when it is written; interleaved ones at positions of their own
+  bool interleaved = false;
 };
 
 const Case CASES[] = {
@@ -119,6 +121,8 @@ const Case CASES[] = {
     {"one query, sink, pages", 1, 77, 4, 1, 72, 40, STROBE_UNBOUNDED, 0, 0, true, false, true},
     {"five queries, pages", 5, 93, 2, 2, 64, 64, STROBE_UNBOUNDED, 0, 0, false, false, true},
     {"prefill, pages", 37, 61, 4, 2, 64, 8, STROBE_UNBOUNDED, 0, 0, false, true, true},
+    {"five queries, halves turned, pages", 5, 23, 2, 2, 64, 64, STROBE_UNBOUNDED, 0, 0, false, false, true, 64},
+    {"one query, neighbours turned, pages", 1, 31, 4, 1, 72, 40, STROBE_UNBOUNDED, 0, 0, false, false, true, 22, true},
 };
 
 struct Truth {
@@ -227,6 +231,38 @@ strobe_attention call_of(const Case &c, Inputs &in, int isa, Array &out, std::ve
 
 int32_t run(strobe_attention &a) { return a.T * a.H / a.G <= 8 ? strobe_decode(&a) : strobe_forward(&a); }
 
+// Cosines and sines of every position, and positions in an order of their own.
+struct Rotary {
+  std::vector<float> cos, sin;
+  std::vector<int32_t> positions;
+
+  explicit Rotary(const Case &c) {
+    for (int64_t p = 0; p < c.S; p++)
+      for (int64_t pair = 0; pair < c.rotated / 2; pair++) {
+        double angle = static_cast<double>(p) * std::pow(10.0, -0.2 * static_cast<double>(pair));
+        cos.push_back(static_cast<float>(std::cos(angle))), sin.push_back(static_cast<float>(std::sin(angle)));
+      }
+    for (int64_t i = 0; i < B * c.S; i++) positions.push_back(static_cast<int32_t>(c.interleaved ? i * 7 % c.S : i % c.S));
+  }
+  void asked_of(strobe_append &a, const Case &c) {
+    a.cos = cos.data(), a.sin = sin.data(), a.cos_stride = a.sin_stride = c.rotated / 2, a.rows = c.S;
+    a.rotated = c.rotated, a.interleaved = c.interleaved;
+    if (c.interleaved) a.positions = positions.data(), a.positions_stride = c.S;
+  }
+  // The definition, each product and sum rounded to float32.
+  void turn(const Case &c, Doubles &k) const {
+    const int64_t pairs = c.rotated / 2;
+    for (int64_t token = 0; token < B * c.S; token++)
+      for (int64_t g = 0; g < c.G; g++)
+        for (int64_t pair = 0; pair < pairs; pair++) {
+          double *head = &k[(token * c.G + g) * c.D], *i = head + (c.interleaved ? 2 * pair : pair), *j = i + (c.interleaved ? 1 : pairs);
+          double x = cos[positions[token] * pairs + pair], y = sin[positions[token] * pairs + pair], a = *i, b = *j;
+          *i = rounded(rounded(a * x, STROBE_F32) - rounded(b * y, STROBE_F32), STROBE_F32);
+          *j = rounded(rounded(b * x, STROBE_F32) + rounded(a * y, STROBE_F32), STROBE_F32);
+        }
+  }
+};
+
 // The keys in pages of NaN, written there by the library, the last page of each sequence first.
 struct Pages {
   std::vector<int32_t> table, lengths;
@@ -248,7 +284,10 @@ struct Pages {
     three(a.k_pages_strides, Z, c.G, stored(c.D)), three(a.v_pages_strides, Z, c.G, stored(c.V));
     a.table = table.data(), a.lengths = lengths.data(), a.table_stride = a.table_width = count(c) / B, a.P = count(c), a.Z = Z;
     scaled_by(a);
+    Rotary rotary(c);
+    if (c.rotated) rotary.asked_of(a, c);
     well(name + ", append", strobe_append_tokens(&a));
+    rotary.turn(c, in.k.x);
   }
   int64_t stored(int64_t width) const { return dtype == STROBE_I4 ? width / 2 : width; }
   template <class Call>
@@ -257,12 +296,27 @@ struct Pages {
     a.k_scale = k_scale.data(), a.v_scale = v_scale.data();
     three(a.k_scale_strides, Z, a.G, 1), three(a.v_scale_strides, Z, a.G, 1);
   }
+  // The row of the pages that holds row `row` of [B, S, G].
+  int64_t place(int64_t row, int64_t S, int64_t G) const {
+    int64_t s = row / G % S, page = table[row / G / S * (static_cast<int64_t>(table.size()) / B) + s / Z];
+    return (page * Z + s % Z) * G + row % G;
+  }
+  // Turned keys are the definition's bits, rounded once more to the dtype.
+  void turned(Array &x, const Case &c, const std::string &what) const {
+    const Doubles found = k.read();
+    int64_t others = 0;
+    for (int64_t i = 0; i < static_cast<int64_t>(x.x.size()); i++) {
+      x.x[i] = rounded(x.x[i], dtype);
+      others += found[place(i / c.D, c.S, c.G) * c.D + i % c.D] != x.x[i];
+    }
+    checked++;
+    if (others) printf("wrong: %s: %lld numbers of other bits\n", what.c_str(), static_cast<long long>(others)), wrong++;
+  }
   // What narrow pages hold in place of the given rows [B, S, G, width]: no number is further off than half a step.
   void kept(Array &x, Array &pages, const std::vector<float> &scale, int64_t S, int64_t G, int64_t width, const std::string &what) {
     double worst = 0;
     for (int64_t i = 0; i < static_cast<int64_t>(x.x.size()); i++) {
-      int64_t row = i / width, s = row / G % S, page = table[row / G / S * (static_cast<int64_t>(table.size()) / B) + s / Z];
-      int64_t at = (page * Z + s % Z) * G + row % G, number = at * width + i % width;
+      int64_t at = place(i / width, S, G), number = at * width + i % width;
       int value = dtype == STROBE_I8 ? static_cast<int8_t>(pages.bytes[number]) : pages.bytes[number / 2] >> (number % 2 * 4) & 15;
       double kept = scale[at] * (dtype == STROBE_I4 && value > 7 ? value - 16 : value);
       worst = std::max(worst, std::fabs(kept - x.x[i]) / scale[at]);
@@ -349,6 +403,8 @@ void attention(const Case &c, int isa, int dtype, int kept) {
     if (kept != dtype) {
       pages.kept(in.k, pages.k, pages.k_scale, c.S, c.G, c.D, name + ", keys");
       pages.kept(in.v, pages.v, pages.v_scale, c.S, c.G, c.V, name + ", values");
+    } else if (c.rotated) {
+      pages.turned(in.k, c, name + ", keys");
     }
   }
   const Truth truth = define(c, in, DOUBLE, !c.pages), plain = define(c, in, dtype, !c.pages);

@@ -22,6 +22,7 @@ from strobe import (
     Plan,
     Prefix,
     Ranged,
+    Rotary,
     Scaled,
     Sink,
     SoftCap,
@@ -61,6 +62,7 @@ def plans(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: Paged) -> st
     plan: Plan = explain(q, k, v, mask=Causal())
     state: State = run(plan, q, k, v)
     nothing: None = append(pages, k, v)
+    append(pages, Packed(k, q, longest=3), v, rotary=Rotary(q, q, positions=k, interleaved=True))
     with using(room="reference"):
         attention(q, k, v)
     kept: dict[Plan, State] = {plan: state}

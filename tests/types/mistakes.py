@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from strobe import Causal, Dropout, Machine, Mask, Paged, Plan, SoftCap, State, Window, append, attention, attention_state, explain, merge, run, using
+from strobe import Causal, Dropout, Machine, Mask, Paged, Plan, Rotary, SoftCap, State, Window, append, attention, attention_state, explain, merge, run, using
 
 q = torch.zeros(1, 3, 8, 64)
 
@@ -20,6 +20,9 @@ attention(q)  # ✗ reportCallIssue
 attention_state(q, q, q).logsumexp  # ✗ reportAttributeAccessIssue
 merge(q, q)  # ✗ reportArgumentType
 append(q, q, q)  # ✗ reportArgumentType
+append(Paged(q, q, q, q, 1), q, q, rotary=(q, q))  # ✗ reportArgumentType
+append(Paged(q, q, q, q, 1), q, q, Rotary(q, q))  # ✗ reportCallIssue
+Rotary(q, q, interleaved="neighbours")  # ✗ reportArgumentType
 run(q, q, q, q)  # ✗ reportArgumentType
 explain(q, q, q).kernel  # ✗ reportAttributeAccessIssue
 using(backend="cpu")  # ✗ reportCallIssue

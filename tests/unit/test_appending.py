@@ -7,15 +7,21 @@ from typing import Any
 
 import pytest
 
-from strobe.appending import check_append
+from strobe.answers import Offer, Refusal
+from strobe.appending import Append, Rotary, check_append
+from strobe.backends.cpu import offer as cpu
+from strobe.backends.reference import offer as reference
+from strobe.backends.sdpa import offer as sdpa
 from strobe.errors import Invalid
 from strobe.layouts import Packed, Paged
+from strobe.machine import Machine
 from strobe.terms import Scaled
 
 from .values import array, ints
 
 PAGES = Paged(array(9, 4, 2, 64), array(9, 4, 2, 32), ints(3, 3), ints(3), longest=12)
 K, V = array(3, 5, 2, 64), array(3, 5, 2, 32)
+TURNS = Rotary(array(12, 32), array(12, 32))
 INT8, SCALES = array(9, 4, 2, 64, dtype="int8"), array(9, 4, 2)
 
 
@@ -82,3 +88,66 @@ def test_tokens_that_do_not_fit_are_named(pages: Any, k: Any, v: Any, words: tup
         check_append(pages, k, v)
     for part in words:
         assert part in str(caught.value)
+
+
+def test_a_problem_says_what_is_turned() -> None:
+    plain, halves = check_append(PAGES, K, V), check_append(PAGES, K, V, TURNS)
+    assert (plain.rotated, plain.interleaved) == (0, False) and (halves.rotated, halves.interleaved) == (64, False)
+    part = check_append(PAGES, K, V, Rotary(array(12, 8), array(12, 8), ints(3, 5), interleaved=True))
+    assert (part.rotated, part.interleaved) == (16, True)
+    assert str(halves) == f"{plain} Rotary 64" and str(part) == f"{plain} Rotary 16 interleaved"
+    packed = Packed(array(7, 2, 64), ints(4), 4), array(7, 2, 32)
+    assert check_append(PAGES, *packed, replace(TURNS, positions=ints(7))).rotated == 64
+    assert check_append(PAGES, K, V, Rotary(array(0, 1), array(0, 1))).rotated == 2, "rows are counted where positions are read"
+
+
+def test_pairs_of_int4_pages_are_counted_in_numbers() -> None:
+    problem = check_append(scaled(array(9, 4, 2, 32, dtype="uint8")), K, V, TURNS)
+    assert (problem.D, problem.rotated) == (64, 64)
+
+
+def test_rooms_without_rotation_or_append_say_so() -> None:
+    problem = check_append(PAGES, K, V, TURNS)
+    here = Machine.named("avx2-4")
+    assert isinstance(cpu.offer(problem, here), Offer) and isinstance(reference.offer(problem, here), Offer)
+    refusal = sdpa.offer(problem, here)
+    assert isinstance(refusal, Refusal) and refusal.reasons == ("offers forward attention only",)
+    assert isinstance(problem, Append) and hash(problem) != hash(check_append(PAGES, K, V))
+
+
+def at(*shape: int, **more: Any) -> Rotary:
+    return replace(TURNS, positions=array(*shape, **{"dtype": "int32", **more}))
+
+
+@pytest.mark.parametrize(
+    ("rotary", "words"),
+    [
+        ((array(12, 32), array(12, 32)), ("rotary is Rotary(cos, sin) or None", "got (float32 [12, 32]")),
+        (Rotary, ("rotary is Rotary(cos, sin) or None",)),
+        (replace(TURNS, cos="a list"), ("rotary.cos is float32 [positions, width / 2]", "got a list")),
+        (replace(TURNS, cos=array(1, 12, 32)), ("rotary.cos is float32 [positions, width / 2]", "got float32 [1, 12, 32]")),
+        (replace(TURNS, sin=array(12, 32, dtype="bfloat16")), ("rotary.sin is float32", "got bfloat16", "computed in float32")),
+        (replace(TURNS, cos=array(12, 32, last_stride=2)), ("last axis of rotary.cos has to be contiguous", "Call .contiguous()")),
+        (replace(TURNS, sin=array(12, 32, device="cuda:0")), ("one device", "rotary.sin is on cuda:0")),
+        (replace(TURNS, sin=array(13, 32)), ("each cosine has its sine", "got [12, 32] and [13, 32]")),
+        (Rotary(array(12, 64), array(12, 64)), ("1 … 32 of them where D=64; got 64", "cos[:, : width // 2]")),
+        (Rotary(array(12, 0), array(12, 0)), ("1 … 32 of them where D=64; got 0",)),
+        (at(3, 4), ("rotary.positions is int32 [3, 5], a position for each new token", "got int32 [3, 4]")),
+        (at(15), ("rotary.positions is int32 [3, 5]", "got int32 [15]")),
+        (at(3, 5, dtype="int64"), ("rotary.positions is int32 [3, 5]", "got int64 [3, 5]")),
+        (at(3, 5, device="meta"), ("one device", "rotary.positions is on meta")),
+        (at(3, 5, last_stride=3), ("last axis of rotary.positions has to be contiguous",)),
+        (replace(TURNS, positions="a list"), ("rotary.positions is int32 [3, 5]", "got a list")),
+    ],
+)
+def test_a_rotation_that_does_not_fit_is_named(rotary: Any, words: tuple[str, ...]) -> None:
+    with pytest.raises(Invalid) as caught:
+        check_append(PAGES, K, V, rotary)
+    for part in words:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("interleaved", [1, 0, None, "halves"])
+def test_interleaved_is_yes_or_no(interleaved: Any) -> None:
+    with pytest.raises(Invalid, match=r"Rotary\(interleaved\) is True \(pairs of neighbours\) or False"):
+        Rotary(array(12, 32), array(12, 32), interleaved=interleaved)

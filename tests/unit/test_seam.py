@@ -13,7 +13,8 @@ from strobe.problem import Call, map_arrays
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from strobe.faces.seam import flatten, unflatten  # noqa: E402 — after torch is known to be there
+from strobe.appending import Rotary  # noqa: E402 — after torch is known to be there
+from strobe.faces.seam import flatten, flatten_append, unflatten, unflatten_append  # noqa: E402
 from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged  # noqa: E402
 from strobe.masks import Blocks, Causal, Documents, Full, Mask, Prefix, Tree, Window  # noqa: E402
 from strobe.masks import Dense as DenseMask  # noqa: E402
@@ -105,3 +106,23 @@ def test_one_structure_is_one_word(call: Call) -> None:
     other = map_arrays(call, torch.clone)
     assert flatten(call)[7] == flatten(other)[7]
     assert flatten(call)[8] == flatten(other)[8]
+
+
+appends = st.tuples(
+    st.builds(Paged, sides(), sides(), arrays(), arrays(), counts),
+    arrays() | st.builds(Packed, arrays(), arrays(), counts),
+    arrays(),
+    st.none() | st.builds(Rotary, arrays(), arrays(), st.none() | arrays(), st.booleans()),
+)
+
+
+@given(appends)
+def test_an_append_comes_back_as_it_went(call: tuple[Any, Any, Any, Any]) -> None:
+    flat = flatten_append(*call)
+    assert map_arrays(unflatten_append(*flat), id) == map_arrays(call, id)
+    *tensors, rest, words, sizes = flat
+    assert all(x is None or isinstance(x, torch.Tensor) for x in tensors) and all(isinstance(x, torch.Tensor) for x in rest)
+    assert isinstance(words, str) and all(type(n) is int for n in sizes)
+    met: list[int] = []
+    map_arrays(call, lambda x: met.append(id(x)))
+    assert sorted(id(x) for x in (*tensors, *rest) if x is not None) == sorted(met)

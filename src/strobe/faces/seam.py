@@ -5,6 +5,8 @@
     words                            the structure: "keys=Paged;mask=Causal,Window:63:;scale=0.125"
     sizes                            integers the caller vouched for (`longest`)
 
+`append` has an operator too; what it writes into stands first: keys, values, their scales.
+
 A test holds the round trip. No other file knows.
 """
 
@@ -14,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from strobe import masks as m
+from strobe.appending import Rotary
 from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.problem import Call
 from strobe.terms import Alibi, Dropout, Scaled, Sink, SoftCap
@@ -163,3 +166,41 @@ def _mask(word: str, left: Any) -> m.Mask:
     if name == "Dense":
         return m.Dense(next(left))
     return m.Causal() if name == "Causal" else m.Full()
+
+
+def flatten_append(
+    pages: Paged, k: Any, v: Any, rotary: Rotary | None
+) -> tuple[Any, Any, Any, Any, Any, Any, list[Any], str, list[int]]:
+    """(keys, values, key_scale, value_scale, k, v, rest, words, sizes) of a call of `append`."""
+    keys, key_scale = (pages.keys.data, pages.keys.scale) if isinstance(pages.keys, Scaled) else (pages.keys, None)
+    values, value_scale = (pages.values.data, pages.values.scale) if isinstance(pages.values, Scaled) else (pages.values, None)
+    rest, sizes, words = [pages.table, pages.lengths], [pages.longest], ""
+    if isinstance(k, Packed):
+        words += "k=Packed;"
+        rest.append(k.offsets)
+        sizes.append(k.longest)
+        k = k.tokens
+    if rotary is not None:
+        words += f"rotary={'neighbours' if rotary.interleaved else 'halves'};"
+        rest += [rotary.cos, rotary.sin]
+        if rotary.positions is not None:
+            words += "positions=array;"
+            rest.append(rotary.positions)
+    return keys, values, key_scale, value_scale, k, v, rest, words, sizes
+
+
+def unflatten_append(
+    keys: Any, values: Any, key_scale: Any, value_scale: Any, k: Any, v: Any, rest: list[Any], words: str, sizes: list[int]
+) -> tuple[Paged, Any, Any, Rotary | None]:
+    """(pages, k, v, rotary) of the call that `flatten_append` flattened."""
+    said = _parsed(words)
+    left, numbers = iter(rest), iter(sizes)
+    keys, values = (x if scale is None else Scaled(x, scale) for x, scale in ((keys, key_scale), (values, value_scale)))
+    pages = Paged(keys, values, next(left), next(left), int(next(numbers)))
+    if "k" in said:
+        k = Packed(k, next(left), int(next(numbers)))
+    rotary = None
+    if "rotary" in said:
+        cos, sin = next(left), next(left)
+        rotary = Rotary(cos, sin, next(left) if "positions" in said else None, said["rotary"] == "neighbours")
+    return pages, k, v, rotary

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from strobe.appending import check_append
+from strobe.answers import Question
 from strobe.errors import Invalid, Unsupported
 from strobe.faces.seam import flatten, unflatten
 from strobe.layouts import Dense, Paged
@@ -67,16 +67,17 @@ def describe(value: Any) -> Any:
     return Described(tuple(value.shape), dtype, _device_name(value.device), strides[-1] if strides else 1)
 
 
-def _all_described(value: Any) -> Any:
+def all_described(value: Any) -> Any:
     """A value with its arrays described; an array, which most are, without a walk over fields."""
     return describe(value) if isinstance(value, Tensor) else map_arrays(value, describe)
 
 
-def _pages_described(keys: Any) -> Any:
+def pages_described(keys: Any) -> Any:
+    """Keys with their arrays described; `Paged`, which a cache has, without a walk over fields."""
     if type(keys) is not Paged:
         return map_arrays(keys, describe)
     return Paged(
-        _all_described(keys.keys), _all_described(keys.values), describe(keys.table), describe(keys.lengths), keys.longest
+        all_described(keys.keys), all_described(keys.values), describe(keys.table), describe(keys.lengths), keys.longest
     )
 
 
@@ -84,8 +85,8 @@ def _described(call: Call) -> Call:
     q, keys, mask, scale, cap, bias, alibi, sink, dropout, first = call
     if not (bias is alibi is sink is first is None and isinstance(mask, Mask) and mask.plain):
         return map_arrays(call, describe)
-    lain = Dense(_all_described(keys.k), _all_described(keys.v)) if type(keys) is Dense else _pages_described(keys)
-    return Call(_all_described(q), lain, mask, scale, cap, dropout=dropout)
+    lain = Dense(all_described(keys.k), all_described(keys.v)) if type(keys) is Dense else pages_described(keys)
+    return Call(all_described(q), lain, mask, scale, cap, dropout=dropout)
 
 
 def machine(device: str) -> Machine:
@@ -109,7 +110,12 @@ def plan_of(call: Call) -> Plan:
     problem = check(_described(call))
     if _invariant.get():
         problem = replace(problem, invariant=True)
-    return plan(problem, machine(problem.device), _room.get())
+    return planned(problem)
+
+
+def planned(question: Question) -> Plan:
+    """The plan for the room that is asked for around the call."""
+    return plan(question, machine(question.device), _room.get())
 
 
 def launch(chosen: Plan, call: Call) -> State:
@@ -139,16 +145,17 @@ def _wants_gradient(call: Call) -> bool:
     q, keys, _, _, _, bias, alibi, sink, _, _ = call
     k, v = (keys.k, keys.v) if type(keys) is Dense else key_sides(keys)
     for x in (q, k, v) if bias is alibi is sink is None else (q, k, v, bias, alibi, sink):
-        if x.requires_grad if type(x) is Tensor else _asks(x):
+        if x.requires_grad if type(x) is Tensor else asks(x):
             return True
     return False
 
 
-def _asks(value: Any) -> bool:
+def asks(value: Any) -> bool:
     """Whether any tensor in a value asks for a gradient."""
     if isinstance(value, Tensor):
         return value.requires_grad
-    return any(_asks(getattr(value, name)) for name in getattr(type(value), "__match_args__", ()))
+    parts = getattr(type(value), "__match_args__", None)
+    return bool(parts) and any(asks(getattr(value, name)) for name in parts)
 
 
 def run(chosen: Plan, call: Call) -> State:
@@ -235,19 +242,8 @@ def merge(a: State, b: State) -> State:
     a, b = State(*a), State(*b)
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(x.requires_grad for x in (*a, *b))):
         return kernel("reference", "merge").joined(a, b)
-    chosen = plan(problem, machine(problem.device), _room.get())
+    chosen = planned(problem)
     return kernel(chosen.room, chosen.offer.kernel).launch(chosen, a, b)
-
-
-def append(pages: Paged, k: Any, v: Any) -> None:
-    """Writes new tokens into their pages."""
-    problem = check_append(_pages_described(pages), _all_described(k), describe(v))
-    chosen = plan(problem, machine(problem.device), _room.get())
-    write = kernel(chosen.room, chosen.offer.kernel).launch
-    if not torch.is_grad_enabled() or not any(map(_asks, (pages.keys, pages.values, k, v))):
-        return write(chosen, pages, k, v)
-    with torch.no_grad():
-        return write(chosen, pages, k, v)
 
 
 # ── the operators ──
@@ -274,7 +270,7 @@ def _attention(*flat: Any) -> tuple[Tensor, Tensor]:
 
 def _gradient_plan(verb: str, call: Call) -> Plan:
     problem = replace(check(_described(call)), verb=verb)
-    return plan(problem, machine(problem.device), _room.get())
+    return planned(problem)
 
 
 def _attention_backward(d_out: Tensor, d_lse: Tensor | None, out: Tensor, lse: Tensor, *flat: Any) -> tuple[Tensor, ...]:

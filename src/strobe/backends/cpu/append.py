@@ -1,4 +1,4 @@
-"""New keys and values written into pages: `append.cpp`. Token t of T of sequence b stands at lengths[b] − T + t."""
+"""New keys, turned if asked, and values written into pages: `append.cpp`. Token t of T of sequence b stands at lengths[b] − T + t."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from strobe.appending import Append
+from strobe.appending import Append, Rotary
 from strobe.backends.cpu import library as lib
 from strobe.backends.cpu.arguments import strides
 from strobe.layouts import Packed, Paged
@@ -23,12 +23,12 @@ def prepared(plan: Plan) -> lib.Form:
     form = lib.APPEND.pack(
         lib.APPEND.size, lib.INTERFACE, lib.ISAS[machine.arch], machine.units,
         lib.DTYPES_BY_NAME[problem.dtype], (lib.DTYPES_BY_NAME | lib.NARROW_BY_NAME)[problem.page_dtype],
-        problem.B, *[0] * 35, *lib.NO_FAULT,
+        problem.B, *[0] * 42, problem.rotated, problem.interleaved, 0, *lib.NO_FAULT,
     )  # fmt: skip
     return lib.Form("strobe_append_tokens", lib.APPEND, form)
 
 
-def launch(plan: Plan, pages: Paged, k: Any, v: Tensor) -> None:
+def launch(plan: Plan, pages: Paged, k: Any, v: Tensor, rotary: Rotary | None = None) -> None:
     """Writes in place; nothing is written if any token has no place."""
     packed = isinstance(k, Packed)
     tokens = k.tokens if packed else k
@@ -46,4 +46,11 @@ def launch(plan: Plan, pages: Paged, k: Any, v: Tensor) -> None:
         k.offsets.data_ptr() if packed else 0, table.data_ptr(), pages.lengths.data_ptr(),
         table.stride(0), table.shape[1], *keys.shape[:2], *scales,
     )  # fmt: skip
+    if rotary is not None:
+        cos, sin, positions = rotary.cos, rotary.sin, rotary.positions
+        at, write = lib.TURNED
+        write(
+            struct, at, cos.data_ptr(), sin.data_ptr(), 0 if positions is None else positions.data_ptr(),
+            cos.stride(0), sin.stride(0), 0 if packed or positions is None else positions.stride(0), cos.shape[0],
+        )  # fmt: skip
     form.run(struct)

@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define STROBE_INTERFACE 6
+#define STROBE_INTERFACE 7
 
 #if defined(_WIN32)
 #define STROBE_EXPORT __declspec(dllexport)
@@ -40,7 +40,8 @@ enum strobe_code {
   STROBE_BAD_SHAPE = 4,  /* a size is negative, G does not divide H, a width is not a multiple of 8 up to 576 */
   STROBE_BAD_TABLE = 5,  /* sequence, index in its table row, value: the page number that does not exist */
   STROBE_BAD_LENGTH = 6, /* sequence, value: a length or offset outside what there is */
-  STROBE_NO_MEMORY = 7
+  STROBE_NO_MEMORY = 7,
+  STROBE_BAD_POSITION = 8 /* sequence, which of its new tokens, value: a position that cos and sin have no row for */
 };
 
 /* What a failing call found; all zero otherwise. */
@@ -127,7 +128,8 @@ typedef struct strobe_gradients {
 } strobe_gradients;
 
 /* Writes new tokens [B, T, G, D] (or packed [N, G, D] with offsets; then T holds N): token t of T stands at
- * lengths[b] - T + t, lengths already counting the new ones. */
+ * lengths[b] - T + t, lengths already counting the new ones. The first `rotated` numbers of each key are turned before:
+ * pair c, numbers c and c + rotated / 2 (or 2c and 2c + 1), by column c of the row of the token's position. */
 typedef struct strobe_append {
   uint32_t size, interface;
   int32_t isa, threads;
@@ -141,6 +143,10 @@ typedef struct strobe_append {
   int64_t table_stride, table_width, P, Z;
   float *k_scale, *v_scale; /* [P, Z, G] where to_dtype has scales, else null */
   int64_t k_scale_strides[3], v_scale_strides[3];
+  const float *cos, *sin;   /* [rows, rotated / 2], rows cos_stride, sin_stride apart; null without rows */
+  const int32_t *positions; /* of the new tokens, [B, T] or packed [N]; null: their places in their sequences */
+  int64_t cos_stride, sin_stride, positions_stride, rows, rotated; /* rotated 0: keys stay as they are */
+  int32_t interleaved, reserved;
   strobe_fault fault;
 } strobe_append;
 

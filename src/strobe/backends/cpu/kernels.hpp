@@ -71,6 +71,13 @@ struct Kernel {
 
 struct BackwardKernel;  // gradients.hpp
 
+// The angles of a position, a pair of numbers each: cosines and sines.
+struct Angles {
+  const float *cos, *sin;
+  int64_t pairs;
+  bool interleaved;  // pair c is numbers 2c and 2c + 1; else c and c + pairs
+};
+
 struct InstructionSet {
   Kernel many, few;  // lanes are rows; lanes are the width
   bool (*few_takes)(const strobe_attention &, int64_t rows);
@@ -79,6 +86,8 @@ struct InstructionSet {
   void (*merge_states)(const strobe_merge &, int64_t b, int64_t t);
   void (*copy_row)(const void *from, int from_dtype, void *to, int to_dtype, int64_t width);
   float (*narrow_row)(const void *from, int from_dtype, void *to, int to_dtype, int64_t width);  // returns the scale
+  // The same, of a key that is turned before; 0 where the numbers are not narrow.
+  float (*turn_row)(const void *from, int from_dtype, void *to, int to_dtype, int64_t width, const Angles &);
   void (*arrange_linear)(const strobe_linear_call &, float *to, int64_t stride);
   void (*linear)(const strobe_linear_call &, const float *x, int64_t stride, int64_t n0, int64_t n1);  // columns n0 … n1 of y
   const InstructionSet *below;                                                                         // where `many_takes` says no

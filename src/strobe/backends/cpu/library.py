@@ -19,14 +19,14 @@ import torch  # noqa: F401 — first, see above
 from strobe.errors import Broken, Invalid
 from strobe.machine import compiled_library
 
-INTERFACE = 6  # STROBE_INTERFACE of interface.h
+INTERFACE = 7  # STROBE_INTERFACE of interface.h
 ISAS = {"scalar": 0, "avx2": 1, "avx512": 2, "amx": 3, "neon": 4}
 DTYPES_BY_NAME = {"float32": 0, "bfloat16": 1, "float16": 2}
 NARROW_BY_NAME = {"int8": 3, "float8_e4m3fn": 4, "float8_e5m2": 5, "uint8": 6}  # of keys and values with scales
 DENSE, RANGED, PACKED, PAGED = range(4)
 UNBOUNDED = 1 << 60
 
-OK, BAD_STRUCT, BAD_ISA, BAD_DTYPE, BAD_SHAPE, BAD_TABLE, BAD_LENGTH, NO_MEMORY = range(8)
+OK, BAD_STRUCT, BAD_ISA, BAD_DTYPE, BAD_SHAPE, BAD_TABLE, BAD_LENGTH, NO_MEMORY, BAD_POSITION = range(9)
 _REBUILD = "rebuild it: pip install . (or pip install -e . --no-build-isolation)"
 
 
@@ -76,7 +76,8 @@ GRADIENTS = Record(
 APPEND = Record(
     "size:I interface:I isa:i threads:i from_dtype:i to_dtype:i B:q T:q G:q D:q V:q k:P v:P k_pages:P v_pages:P "
     "k_strides:3q v_strides:3q k_pages_strides:3q v_pages_strides:3q offsets:P table:P lengths:P table_stride:q "
-    "table_width:q P:q Z:q k_scale:P v_scale:P k_scale_strides:3q v_scale_strides:3q fault:3q"
+    "table_width:q P:q Z:q k_scale:P v_scale:P k_scale_strides:3q v_scale_strides:3q cos:P sin:P positions:P cos_stride:q sin_stride:q "
+    "positions_stride:q rows:q rotated:q interleaved:i reserved:i fault:3q"
 )
 MERGE = Record(
     "size:I interface:I isa:i threads:i dtype:i reserved:i B:q T:q H:q V:q out_a:P out_b:P lse_a:P lse_b:P out:P lse:P "
@@ -93,6 +94,7 @@ TERMS = ATTENTION.part("sink", "slopes")
 MORE = ATTENTION.part("extras", "extras")
 SCALES = ATTENTION.part("k_scale", "v_scale_strides")
 APPENDED = APPEND.part("T", "v_scale_strides")
+TURNED = APPEND.part("cos", "rows")
 
 
 def source_hash(folder: Path) -> str:
@@ -180,6 +182,11 @@ def error_of(code: int, sequence: int, index: int, value: int) -> Exception:
         return Invalid(
             f"sequence {sequence} has a length or offset of {value}, outside its array, its table's pages, or `longest`; "
             "offsets rise from 0 to N"
+        )
+    if code == BAD_POSITION:
+        return Invalid(
+            f"token {index} of the new ones of sequence {sequence} stands at position {value}, for which rotary has no row: "
+            "cos and sin have a row for each position, from 0 on"
         )
     if code == NO_MEMORY:
         return MemoryError("no memory for the scratch space of an attention kernel")

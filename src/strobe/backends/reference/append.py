@@ -1,4 +1,4 @@
-"""New keys and values written into pages: token t of T of sequence b stands at lengths[b] − T + t."""
+"""New keys, turned if asked, and values written into pages: token t of T of sequence b stands at lengths[b] − T + t."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strobe.appending import Append
+from strobe.appending import Append, Rotary
 from strobe.errors import Invalid
 from strobe.layouts import Packed, Paged
 from strobe.plan import Plan
 from strobe.terms import Scaled
 
 
-def launch(plan: Plan, pages: Paged, k: Any, v: Tensor) -> None:
+def launch(plan: Plan, pages: Paged, k: Any, v: Tensor, rotary: Rotary | None = None) -> None:
     """Writes in place; nothing is written if any token has no place."""
     problem = plan.problem
     assert isinstance(problem, Append)
@@ -44,8 +44,29 @@ def launch(plan: Plan, pages: Paged, k: Any, v: Tensor) -> None:
         raise Invalid(
             f"table[{int(sequence[i])}, {int(at[i]) // problem.Z}] = {int(page[i])} is not a page: pages are 0 … {held[0] - 1}"
         )
+    if rotary is not None:
+        position = at if rotary.positions is None else rotary.positions.reshape(-1).long()
+        strange = (position < 0) | (position >= rotary.cos.shape[0])
+        if bool(strange.any()):
+            i = int(strange.nonzero()[0])
+            raise Invalid(
+                f"token {int(t[i])} of the new ones of sequence {int(sequence[i])} stands at position {int(position[i])}, "
+                "for which rotary has no row: cos and sin have a row for each position, from 0 on"
+            )
+        tokens = turned(tokens, rotary, position)
     _write(pages.keys, page, at % problem.Z, tokens)
     _write(pages.values, page, at % problem.Z, values)
+
+
+def turned(tokens: Tensor, rotary: Rotary, position: Tensor) -> Tensor:
+    """Tokens `[N, G, D]`, the first numbers of each turned by the angles of its position: float32, or float64 from float64."""
+    wide = tokens if tokens.dtype == torch.float64 else tokens.float()
+    cos, sin = (table[position][:, None].to(wide.dtype) for table in (rotary.cos, rotary.sin))  # [N, 1, pairs]
+    pairs = cos.shape[-1]
+    first, rest = wide[..., : 2 * pairs], wide[..., 2 * pairs :]
+    a, b = (first[..., ::2], first[..., 1::2]) if rotary.interleaved else first.split(pairs, -1)
+    pair = a * cos - b * sin, b * cos + a * sin
+    return torch.cat([torch.stack(pair, -1).flatten(-2) if rotary.interleaved else torch.cat(pair, -1), rest], -1)
 
 
 def _write(side: Any, page: Tensor, row: Tensor, tokens: Tensor) -> None:

@@ -13,6 +13,7 @@
 // After the instruction set, whose vectors they are written over.
 #include "../linear.hpp"
 #include "../narrow.hpp"
+#include "../turn.hpp"
 #include "amx.hpp"
 #include "amx_backward.hpp"
 #include "amx_few.hpp"
@@ -39,6 +40,7 @@ extern const InstructionSet amx_set = {{amx::AMX_ROWS, amx::AMX_BLOCK, amx::amx_
                                        amx::merge_states,
                                        amx::copy_row,
                                        amx::narrow_row,
+                                       amx::turn_row,
                                        amx::arrange_linear,
                                        amx::linear,
                                        &avx512_set,

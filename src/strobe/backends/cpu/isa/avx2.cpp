@@ -13,6 +13,7 @@
 #include "../linear.hpp"
 #include "../narrow.hpp"
 #include "../tile.hpp"
+#include "../turn.hpp"
 
 namespace strobe {
 extern const InstructionSet avx2_set = {{avx2::TILE_ROWS, avx2::BLOCK, avx2::tile_bytes, avx2::attend_many, nullptr, nullptr},
@@ -23,6 +24,7 @@ extern const InstructionSet avx2_set = {{avx2::TILE_ROWS, avx2::BLOCK, avx2::til
                                         avx2::merge_states,
                                         avx2::copy_row,
                                         avx2::narrow_row,
+                                        avx2::turn_row,
                                         avx2::arrange_linear,
                                         avx2::linear,
                                         nullptr,

@@ -16,6 +16,7 @@
 #include "../linear.hpp"
 #include "../narrow.hpp"
 #include "../tile.hpp"
+#include "../turn.hpp"
 
 namespace strobe {
 extern const InstructionSet avx512_set = {{avx512::TILE_ROWS, avx512::BLOCK, avx512::tile_bytes, avx512::attend_many, nullptr, nullptr},
@@ -26,6 +27,7 @@ extern const InstructionSet avx512_set = {{avx512::TILE_ROWS, avx512::BLOCK, avx
                                           avx512::merge_states,
                                           avx512::copy_row,
                                           avx512::narrow_row,
+                                          avx512::turn_row,
                                           avx512::arrange_linear,
                                           avx512::linear,
                                           nullptr,

@@ -11,6 +11,7 @@
 #include "../linear.hpp"
 #include "../narrow.hpp"
 #include "../tile.hpp"
+#include "../turn.hpp"
 
 namespace strobe {
 extern const InstructionSet neon_set = {{neon::TILE_ROWS, neon::BLOCK, neon::tile_bytes, neon::attend_many, nullptr, nullptr},
@@ -21,6 +22,7 @@ extern const InstructionSet neon_set = {{neon::TILE_ROWS, neon::BLOCK, neon::til
                                         neon::merge_states,
                                         neon::copy_row,
                                         neon::narrow_row,
+                                        neon::turn_row,
                                         neon::arrange_linear,
                                         neon::linear,
                                         nullptr,

@@ -10,6 +10,7 @@
 #include "../linear.hpp"
 #include "../narrow.hpp"
 #include "../tile.hpp"
+#include "../turn.hpp"
 
 namespace strobe {
 extern const InstructionSet scalar_set = {{scalar::TILE_ROWS, scalar::BLOCK, scalar::tile_bytes, scalar::attend_many, nullptr, nullptr},
@@ -20,6 +21,7 @@ extern const InstructionSet scalar_set = {{scalar::TILE_ROWS, scalar::BLOCK, sca
                                           scalar::merge_states,
                                           scalar::copy_row,
                                           scalar::narrow_row,
+                                          scalar::turn_row,
                                           scalar::arrange_linear,
                                           scalar::linear,
                                           nullptr,
