@@ -14,7 +14,7 @@ import pytest
 
 from strobe import Broken, Invalid
 from strobe.cli import main, sheet
-from strobe.lab import cases, conventional, cpu, engine, model, results, training
+from strobe.lab import cases, conventional, cpu, engine, features, model, results, training
 from strobe.lab.cases import Case
 from strobe.lab.results import Row
 
@@ -24,6 +24,7 @@ SUITES = {
     "engine": "bench engine --contexts 8 --threads 1",
     "model": "bench model --contexts 8 --threads 1",
     "training": "bench training --threads 1",
+    "features": "bench features --quick --threads 1",
 }
 
 
@@ -52,7 +53,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, suite: str, end: Callable[[], None
 
     monkeypatch.setattr(cases, "suite", lambda quick: [Case("decode", 1, 1, 64, 32, 8, 128, "bfloat16")])
     monkeypatch.setattr(cpu, "gate_all", lambda *_: None)
-    monkeypatch.setattr({"cpu": cpu, "engine": engine, "model": model, "training": training}[suite], "measure", measure)
+    monkeypatch.setattr({"cpu": cpu, "engine": engine, "model": model, "training": training, "features": features}[suite], "measure", measure)
 
 
 def run(words: str, folder: Path) -> int | str | None:

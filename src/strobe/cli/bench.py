@@ -143,6 +143,29 @@ def training(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def features(arguments: argparse.Namespace) -> int:
+    """What features gain or cost beside the same call without them; writes `features.json`."""
+    import torch
+
+    from strobe.lab.features import measure, suite
+    from strobe.lab.measure import Effort, threads
+
+    counts = thread_counts(arguments.threads, torch.get_num_threads())
+    if not (math.isfinite(arguments.seconds) and arguments.seconds > 0):
+        raise Invalid(f"--seconds is a finite number above 0; got {arguments.seconds:g}")
+    makers = suite(arguments.quick)
+    command = _words(arguments, "features", ("seconds",)) + " --quick" * arguments.quick
+    with Sheet(Path(arguments.out), "features", command, max(counts)) as sheet, progress(len(makers) * len(counts)) as advance:
+        for count in counts:
+            with threads(count):
+                for row in measure(makers, Effort(seconds=arguments.seconds)):
+                    sheet.rows.append(row)
+                    advance(row.case)
+    show_table(*report.beside_table(sheet.result["rows"]), title=f"{sheet.machine.name}, {sheet.machine.arch}")
+    print(f"\nwritten: {sheet.path}")
+    return 0
+
+
 def _words(arguments: argparse.Namespace, suite: str, words: tuple[str, ...]) -> str:
     """The command that makes a suite's file again."""
     command = [f"strobe bench {suite}", *(f"--{word} {getattr(arguments, word)}" for word in words)]

@@ -34,7 +34,7 @@ SHARE = 0.4  # of the available memory that one row may take
 class Feature:
     """A row to come: the feature and its yardstick on buffer set i, and how the feature is compared with float64.
 
-    bar   how many times the feature's time the yardstick should take at least; None where nothing was promised
+    bars  how many times the feature's time a yardstick should take at least, where that was promised
     """
 
     case: str
@@ -42,7 +42,7 @@ class Feature:
     beside: dict[str, Way]
     sets: int
     wrong: Callable[[], str | None]
-    bar: dict[str, float] | None = None
+    bars: dict[str, float] | None = None
 
 
 def suite(quick: bool) -> list[Callable[[], Feature]]:
@@ -75,8 +75,8 @@ def measure(features: list[Callable[[], Feature]], effort: Effort) -> Iterator[R
             samples = interleave(runners, feature.sets, effort)
         peers = {name: round(samples.median_us(name), 2) for name in feature.beside}
         more: dict[str, Any] = {"rounds": samples.rounds, "sets": feature.sets}
-        if feature.bar is not None:
-            more["bar"] = feature.bar
+        if feature.bars is not None:
+            more["bars"] = feature.bars
         yield Row(f"{feature.case} {torch.get_num_threads()}T", round(samples.median_us("strobe"), 2), peers, None, "cpu", more=more)
 
 

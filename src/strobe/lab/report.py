@@ -47,6 +47,16 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     return headings, lines
 
 
+def beside_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """(headings, lines) of the features suite: each row beside its yardstick, and how many times its time was wished for."""
+    lines = []
+    for row in rows:
+        for peer, value in row["peers"].items():
+            bar = row.get("bars", {}).get(peer)
+            lines.append([row["case"], us(row["strobe"]), peer, us(value), against(row, peer), "" if bar is None else f"{bar:.2f} ×"])
+    return ["case", "strobe", "beside", "takes", "which is", "wished for"], lines
+
+
 def engine_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """(headings, lines) of an engine suite: a line a context, the caches beside the times."""
     speed = [row for row in rows if row["unit"] == "ms"]
