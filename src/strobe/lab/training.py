@@ -147,7 +147,8 @@ def measure(count: int, sequences: int, length: int, long: int = LONG) -> Iterat
         raise Broken(f"the losses with Strobe's attention and torch's go {apart:.1%} apart in {count} steps")
     ms = {name: round(1e3 * median(values[count // 10 :]), 3) for name, values in seconds.items()}
     threads = torch.get_num_threads()
-    more = {"steps": count, "loss_first": losses["strobe"][0], "loss_last": losses["strobe"][-1], "losses_apart": apart, "bars": {PEER: 1.2}}
+    ends = {"loss_first": losses["strobe"][0], "loss_last": losses["strobe"][-1], "losses_apart": apart}
+    more: dict[str, Any] = {"steps": count, **ends, "bars": {PEER: 1.2}}
     case = f"training demo float32 B{sequences} T{length} {threads}T"
     yield Row(case, ms["strobe"], {PEER: ms[PEER]}, None, "cpu: forward and backward", "a step", "ms", more=more)
     mib = {way: round(peak_mib(way, long), 1) for way in ("strobe", PEER, PLAIN)}
