@@ -25,6 +25,19 @@ def test_a_kept_plan_runs_again() -> None:
     assert torch.equal(run(plan, again, K, K).out, attention(again, K, K, mask=Causal()))
 
 
+@pytest.mark.parametrize("room", ["reference", "sdpa", "cpu"])
+def test_a_kept_plan_runs_again_in_every_room(room: str) -> None:
+    again = torch.randn_like(Q)
+    with using(room):
+        try:
+            plan = explain(Q, K, K, mask=Causal())
+        except Unsupported as without:  # no compiler, so no compiled library
+            pytest.skip(str(without))
+        assert plan.room == room
+        assert torch.equal(run(plan, again, K, K).out, attention(again, K, K, mask=Causal()))
+    assert run(explain(Q[..., :12], K[..., :12], K), Q[..., :12], K[..., :12], K).out.shape == Q.shape  # a width no kernel takes
+
+
 @pytest.mark.parametrize("other", [torch.randn(2, 4, 4, 16), torch.randn(2, 3, 4, 16).bfloat16(), torch.randn(1, 3, 4, 16)])
 def test_a_kept_plan_refuses_other_arrays(other: torch.Tensor) -> None:
     with pytest.raises(Invalid):

@@ -172,7 +172,7 @@ def run(chosen: Plan, call: Call) -> State:
 def kept(chosen: Plan) -> Callable[[Any, Any, Any], State | None] | None:
     """`run` for plans of dense arrays and nothing else, in half the time; it returns None where the arrays do not fit. None
     for other plans, and in rooms whose kernels have no such way."""
-    shortcut: Any = getattr(kernel(chosen.room, chosen.offer.kernel), "kept", None)
+    shortcut: Any = getattr(kernel(chosen.room, chosen.offer.kernel), "kept_run", None)
     start = None if shortcut is None else shortcut(chosen)
     if start is None:
         return None

@@ -17,6 +17,6 @@ def launch(plan: Plan, call: Call) -> State:
     return arguments.attend("strobe_decode", plan, call)
 
 
-def kept(plan: Plan) -> Callable[[Tensor, Tensor, Tensor], State] | None:
+def kept_run(plan: Plan) -> Callable[[Tensor, Tensor, Tensor], State] | None:
     """What runs a plan on dense arrays that are known to fit it, None where they are not all of the call."""
     return arguments.kept("strobe_decode", plan)
