@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Fills the README's marked places from `benchmarks/results/` and a printed plan, and draws the plots of results.
+"""Fills the marked places of pages from `benchmarks/results/` and a printed plan, and draws the plots of results.
 
-    python tools/readme.py            writes README.md, docs/assets/cpu.svg and docs/assets/roofline.svg
+    python tools/readme.py            writes README.md, docs/rooms/cpu.md, docs/assets/cpu.svg and docs/assets/roofline.svg
     python tools/readme.py --check    exit code 1 if they are not what would be written
 
 A place begins with `<!-- made: NAME -->` and ends with `<!-- end -->`. Tables are compared word by word; the plots, whose
@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from strobe.errors import StrobeError  # noqa: E402
 from strobe.lab import report, results, roofline  # noqa: E402
 
+PAGES = (Path("README.md"), Path("docs/rooms/cpu.md"))
 PLOTS = {Path("docs/assets/cpu.svg"): report.plot, Path("docs/assets/roofline.svg"): roofline.plot}
 PLAN = "--machine amx-2 --B 1 --T 1 --S 8192 --H 32 --G 8 --D 128 --dtype bfloat16 --causal"
 
@@ -72,6 +73,29 @@ def engine_table(result: dict[str, Any]) -> str:
     return f"{report.markdown(headings, lines)}\n\n{source(result)}"
 
 
+def features_table(result: dict[str, Any]) -> str:
+    """The features' table, with as many threads as there are."""
+    most = result["machine"]["threads"]
+    headings, lines = report.beside_table([row for row in result["rows"] if row["case"].endswith(f" {most}T")])
+    return f"{report.markdown(headings, lines)}\n\n{source(result)}"
+
+
+def first_table(result: dict[str, Any]) -> str:
+    """The time to the first token of a whole model."""
+    return report.markdown(*report.first_table(result["rows"]))
+
+
+def training_table(result: dict[str, Any]) -> str:
+    """A step's time and attention's memory."""
+    peers = report.peers_of(result["rows"])
+    lines = [
+        [f"{row['case']}: {row['metric']}", *(f"{value:,.0f} {row['unit']}" if isinstance(value, float) else ""
+         for value in (row["strobe"], *(row["peers"].get(peer) for peer in peers)))]
+        for row in result["rows"]
+    ]  # fmt: skip
+    return f"{report.markdown(['', 'strobe', *peers], lines)}\n\n{source(result)}"
+
+
 def plan_text() -> str:
     """What `strobe explain` prints."""
     from strobe.cli.explain import _machine, problem_of
@@ -104,7 +128,16 @@ def filled(text: str, blocks: dict[str, str]) -> str:
 def blocks_of(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
     """(every block by name, the cpu result)."""
     cpu = results.read(folder / "cpu.json")
-    blocks = {"plan": plan_text(), "cpu": cpu_table(cpu), "engine": engine_table(results.read(folder / "engine.json"))}
+    model = results.read(folder / "model.json")
+    blocks = {
+        "plan": plan_text(),
+        "cpu": cpu_table(cpu),
+        "engine": engine_table(results.read(folder / "engine.json")),
+        "model": engine_table(model),
+        "first": first_table(model),
+        "features": features_table(results.read(folder / "features.json")),
+        "training": training_table(results.read(folder / "training.json")),
+    }
     return blocks, cpu
 
 
@@ -118,18 +151,20 @@ def main(words: list[str]) -> int:
     except StrobeError as error:
         print(f"readme: {error}", file=sys.stderr)
         return 2
-    readme, mark = ROOT / "README.md", f"<!-- numbers: {digest(cpu)} -->"
-    before = readme.read_text(encoding="utf-8")
-    after = filled(before, blocks)
+    mark = f"<!-- numbers: {digest(cpu)} -->"
+    before = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    after = {page: filled(text, blocks) for page, text in before.items()}
     if check:
-        stale = ["README.md"] * (before != after) + [str(plot) for plot in PLOTS if not _carries(ROOT / plot, mark)]
+        stale = [str(page) for page in PAGES if before[page] != after[page]]
+        stale += [str(plot) for plot in PLOTS if not _carries(ROOT / plot, mark)]
         print(f"readme: {' and '.join(stale)}: run tools/readme.py" if stale else "readme: up to date")
         return int(bool(stale))
-    readme.write_text(after, encoding="utf-8")
+    for page, text in after.items():
+        (ROOT / page).write_text(text, encoding="utf-8")
     for plot, draw in PLOTS.items():
         draw(cpu, ROOT / plot)
         (ROOT / plot).write_text(f"{(ROOT / plot).read_text(encoding='utf-8')}{mark}\n", encoding="utf-8")
-    print(f"readme: {', '.join((readme.name, *map(str, PLOTS)))} written")
+    print(f"readme: {', '.join(map(str, (*PAGES, *PLOTS)))} written")
     return 0
 
 
