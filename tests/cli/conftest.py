@@ -16,7 +16,16 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 CONTEXT = 512
-PROCESS = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); from strobe.cli import main; sys.exit(main([*sys.argv[1:], '--threads', '1']))"
+# Each step waits, so that whoever reads its first byte can act before its last.
+PROCESS = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT / "src")!r})
+from strobe.cli import main
+from strobe.engine.engine import Engine
+step = Engine.step
+Engine.step = lambda engine: (time.sleep(0.02), step(engine))[1]
+sys.exit(main([*sys.argv[1:], "--threads", "1"]))
+"""
 
 
 @pytest.fixture(scope="session")
