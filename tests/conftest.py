@@ -61,6 +61,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         params = getattr(getattr(item, "callspec", None), "params", {})
         if params.get("room") == "cpu" or item.path == HERE / "rooms" / "test_cpu.py":
             item.add_marker("native")
+        if params.get("room") == "triton" or item.path == HERE / "rooms" / "test_triton.py":
+            item.add_marker("triton")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.machinery
+import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ class Machine:
     units     what runs at once: threads, or streaming multiprocessors
     compiled  the compiled CPU library is installed
     notes     what a reader of a plan should know ("lowered to avx2 by STROBE_CPU_ISA")
+    triton    (major, minor) of the Triton that is installed, None without it
     """
 
     name: str
@@ -39,6 +41,7 @@ class Machine:
     units: int
     compiled: bool = True
     notes: tuple[str, ...] = ()
+    triton: tuple[int, int] | None = None
 
     def __hash__(self) -> int:
         """Of what tells machines apart most often: plans are looked up by their machine at every call."""
@@ -62,12 +65,12 @@ class Machine:
 
 
 KNOWN = {
-    "h200": Machine("h200", "cuda", "sm90", 132),
-    "h100": Machine("h100", "cuda", "sm90", 132),
-    "a100": Machine("a100", "cuda", "sm80", 108),
-    "rtx4090": Machine("rtx4090", "cuda", "sm89", 128),
-    "t4": Machine("t4", "cuda", "sm75", 40),
-    "mi300x": Machine("mi300x", "cuda", "gfx942", 304),
+    "h200": Machine("h200", "cuda", "sm90", 132, triton=(3, 6)),
+    "h100": Machine("h100", "cuda", "sm90", 132, triton=(3, 6)),
+    "a100": Machine("a100", "cuda", "sm80", 108, triton=(3, 6)),
+    "rtx4090": Machine("rtx4090", "cuda", "sm89", 128, triton=(3, 6)),
+    "t4": Machine("t4", "cuda", "sm75", 40, triton=(3, 6)),
+    "mi300x": Machine("mi300x", "cuda", "gfx942", 304, triton=(3, 6)),
     "v5e": Machine("v5e", "tpu", "v5e", 1),
     "amx-2": Machine("amx-2", "cpu", "amx", 2),
     "avx512-8": Machine("avx512-8", "cpu", "avx512", 8),
@@ -136,6 +139,16 @@ def _amx_granted() -> bool:
     arch_prctl, request_permission, tile_data = 158, 0x1023, 18
     syscall = getattr(ctypes.CDLL(None), "syscall", None)
     return syscall is not None and syscall(arch_prctl, request_permission, tile_data) == 0
+
+
+@lru_cache(maxsize=1)
+def installed_triton() -> tuple[int, int] | None:
+    """(major, minor) of the Triton that is installed, without importing it."""
+    try:
+        major, minor, *_ = importlib.metadata.version("triton").split(".")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return int(major), int(minor)
 
 
 def compiled_library() -> Path | None:

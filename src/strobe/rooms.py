@@ -13,6 +13,7 @@ from types import ModuleType
 ROOMS = (
     "cpu",  # compiled C++: AMX, AVX-512, AVX2, NEON
     "sdpa",  # torch's own kernel, where the compiled library is missing or refuses
+    "triton",  # GPUs: NVIDIA from Turing on, AMD
     "reference",  # float64, the definition
 )
 

@@ -2,32 +2,65 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from unittest.mock import patch
 
+import numpy as np
 import torch
 
+from strobe import using
 from strobe.answers import Offer
 from strobe.faces.torch import _described, launch
-from strobe.machine import Machine, compiled_library
+from strobe.machine import Machine, compiled_library, installed_triton
 from strobe.masks import causal_window
 from strobe.plan import Plan, plan
 from strobe.problem import Call, Problem, check
 from strobe.rooms import desk
 from strobe.state import State
 
-from .cases import CASES, Case, build
+from .cases import CASES, LIFE, Case, build
 
 
 def machine(room: str) -> Machine:
-    """This machine; for torch's own room, this machine without the compiled library."""
+    """This machine; for torch's own room, this machine without the compiled library; for Triton's interpreter, a GPU."""
+    if room == "triton":
+        return Machine.named("h200")
     here = Machine.cpu(torch.get_num_threads())
     return replace(here, compiled=room == "cpu" and compiled_library() is not None)
 
 
 def present() -> tuple[str, ...]:
     """The rooms that can run here."""
-    return ("reference", "sdpa", *(("cpu",) if compiled_library() is not None else ()))
+    native = ("cpu",) if compiled_library() is not None else ()
+    return ("reference", "sdpa", *native, *(("triton",) if interpreted() else ()))
+
+
+def interpreted() -> bool:
+    """Whether Triton is installed and interprets its kernels, so that a CPU runs them."""
+    return installed_triton() is not None and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def exact(room: str, *kinds: str) -> bool:
+    """Whether results may be compared to the last bit: Triton's interpreter rounds to some dtypes in a way of its own."""
+    return room != "triton" or not interpreted() or not {"bfloat16", "float8_e4m3fn", "float8_e5m2"} & set(kinds)
+
+
+def small(case: Case) -> bool:
+    """What the interpreter runs in about a second: it takes milliseconds an operation on a tile."""
+    rows = case.T * (case.H // case.G)
+    steps = case.B * case.G * -(-max(rows, 1) // 64) * -(-max(case.S, 1) // 64)
+    return steps <= 40
+
+
+@contextmanager
+def inside(room: str) -> Iterator[None]:
+    """The verbs run in the room, and take this machine for one that has it."""
+    with using(room), patch("strobe.faces.torch.machine", lambda device: machine(room)), np.errstate(all="ignore"):
+        yield
 
 
 def problem_of(call: Call) -> Problem:
@@ -42,7 +75,12 @@ def taken(room: str, case: Case, dtype: str) -> bool:
 
 def offered(room: str) -> list[tuple[Case, str]]:
     """All cases that the room takes, in every dtype."""
-    return [(case, dtype) for case in CASES for dtype in case.dtypes if taken(room, case, dtype)]
+    return [(case, dtype) for case in CASES for dtype in case.dtypes if taken(room, case, dtype) and asked(room, case, dtype)]
+
+
+def asked(room: str, case: Case, dtype: str) -> bool:
+    """Whether the case is run there: Triton's interpreter runs small ones, those from life in every dtype."""
+    return room != "triton" or (small(case) and (dtype == "float32" or case in LIFE))
 
 
 def promised(room: str, case: Case) -> bool:
@@ -54,11 +92,13 @@ def promised(room: str, case: Case) -> bool:
     simple = plain and case.dropout is None and not case.scaled and not {"bias", "bias head", "alibi"} & set(case.terms)
     if room == "cpu":
         return case.D <= 576 and case.width <= 576
+    if room == "triton":
+        return case.D <= 512 and case.width <= 512
     return simple and not case.terms and case.width == case.D
 
 
 def run(room: str, call: Call) -> tuple[State, Plan]:
     """The state as the room computes it."""
     chosen = plan(problem_of(call), machine(room), room)
-    with torch.no_grad():
+    with torch.no_grad(), np.errstate(all="ignore"):  # Triton's interpreter computes with numpy, which warns of NaN
         return launch(chosen, call), chosen

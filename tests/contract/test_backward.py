@@ -21,7 +21,7 @@ from strobe.rooms import desk
 
 from .cases import CASES, LIFE, Case, build, with_gradients
 from .poison import poison_unseen
-from .rooms import machine, present, problem_of
+from .rooms import inside, machine, present, problem_of, small
 from .tolerance import allowed_gradient, error, plain
 
 GRADED = [case for case in CASES if case.B * case.H * case.T * case.S < 2_000_000]
@@ -57,9 +57,12 @@ def graded(room: str) -> list[tuple[Case, str]]:
     """The cases whose gradient the room's desk takes: those from life in every dtype, the others in float32."""
     found = []
     for case in GRADED:
+        if room == "triton" and not small(case):
+            continue
         problem = replace(problem_of(build(case, "float32")), verb="backward")
         if isinstance(desk(room).offer(problem, machine(room)), Offer):
-            found += [(case, dtype) for dtype in (case.dtypes if case in LIFE else ("float32",))]
+            every = case.dtypes if room != "triton" else ("float32", *case.dtypes[1:2][: len(found) % 3 == 0])  # its interpreter is slow
+            found += [(case, dtype) for dtype in (every if case in LIFE else ("float32",))]
     return found
 
 
@@ -74,7 +77,8 @@ def _unrolled(room: str) -> list[Any]:
 def test_a_room_keeps_the_promise_for_gradients(room: str, case: Case, dtype: str) -> None:
     call = build(case, dtype)
     problem = problem_of(call)
-    wide = map_arrays(call, lambda x: x.double() if x.dtype.is_floating_point else x)
+    wide = map_arrays(call if not case.scaled else call._replace(keys=None), lambda x: x.double() if x.dtype.is_floating_point else x)
+    wide = wide._replace(keys=call.keys) if case.scaled else wide  # scales stay float32, data stays narrow
     g = torch.Generator().manual_seed(1)
 
     def gradients(found: tuple[Tensor, Tensor], leaves: list[Tensor]) -> tuple[Tensor, ...]:
@@ -93,7 +97,7 @@ def test_a_room_keeps_the_promise_for_gradients(room: str, case: Case, dtype: st
         truth = gradients(attend(asked), leaves)
     poison_unseen(call, problem)
     asked, leaves = with_gradients(call)
-    with using(room):
+    with inside(room):
         state = attend(asked)
         found = gradients(state, leaves)
     for i, (a, b, c) in enumerate(zip(found, plainly, truth, strict=True)):

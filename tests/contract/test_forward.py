@@ -52,7 +52,7 @@ def test_a_room_takes_what_it_promised(room: str) -> None:
 
 @pytest.mark.parametrize("room", present())
 def test_same_plan_same_bits(room: str) -> None:
-    for case, dtype in offered(room)[::7]:
+    for case, dtype in offered(room)[:: 21 if room == "triton" else 7]:
         call = build(case, dtype)
         first, second = run(room, call)[0], run(room, call)[0]
         assert torch.equal(first.out, second.out) and torch.equal(first.lse, second.lse), case.name

@@ -39,6 +39,7 @@ KINDS = (
     Kind("faces/append.py", (*HALL, "faces.seam", "faces.torch"), ("torch",)),
     Kind("backends/__init__.py", ()),
     Kind("backends/*/offer.py", HALL),
+    Kind("backends/triton/*", (*HALL, "backends.{room}", "backends.{room}.*"), ("torch", "triton")),
     Kind("backends/*", (*HALL, "backends.{room}", "backends.{room}.*"), ("torch",)),
     Kind("cache/pages.py", ("errors",)),
     Kind("cache/prefix.py", ("errors", *BOOKKEEPING)),

@@ -89,7 +89,7 @@ def _python(code: str) -> list[str]:
 
 
 def test_importing_and_planning_loads_no_third_party_module() -> None:
-    assert _python(HALL_ALONE) == ["cpu", "sdpa", "reference", "[]"]
+    assert _python(HALL_ALONE) == ["cpu", "sdpa", "triton", "[]"]
 
 
 @pytest.mark.torch

@@ -43,7 +43,7 @@ MERGE = check_merge(array(2, 3, 8, 64), array(2, 3, 8), array(2, 3, 8, 64), arra
 @pytest.mark.parametrize("name", KNOWN)
 def test_every_known_machine_runs_it_somewhere(name: str) -> None:
     found = plan(problem(), Machine.named(name))
-    want = {"cpu": "cpu", "cuda": "reference", "tpu": "reference"}[Machine.named(name).device]
+    want = {"cpu": "cpu", "cuda": "triton", "tpu": "reference"}[Machine.named(name).device]
     assert found.room == ("sdpa" if name == "no-compiler-2" else want)
 
 
@@ -74,7 +74,8 @@ def test_a_plan_lists_the_refusals_before_it_with_their_reasons() -> None:
     found = plan(problem(dtype="float64", mask=Prefix(3)), Machine.named("no-compiler-2"))
     refused = dict(found.refusals)
     assert found.room == "reference"
-    assert list(refused) == ["cpu", "sdpa"]
+    assert list(refused) == ["cpu", "sdpa", "triton"]
+    assert refused["triton"][0] == "runs on a GPU; this is cpu"
     assert "the compiled library is not installed" in refused["cpu"]
     assert any("got float64" in reason for reason in refused["cpu"])
     assert refused["sdpa"] == ("float64 is the reference room's", "masks are Full, Causal and Window")
@@ -105,7 +106,7 @@ def test_a_room_that_is_asked_for_runs_or_says_why_not() -> None:
 
 @pytest.mark.parametrize("room", ["hopper", "", "CPU"])
 def test_an_unknown_room_is_named_and_the_known_are_listed(room: str) -> None:
-    with pytest.raises(Invalid, match=f"no room is called '{room}'; the rooms are cpu, sdpa, reference"):
+    with pytest.raises(Invalid, match=f"no room is called '{room}'; the rooms are cpu, sdpa, triton, reference"):
         plan(problem(), Machine.named("amx-2"), room)
 
 
@@ -159,7 +160,7 @@ def test_more_units_split_the_keys_further() -> None:
 def test_the_other_verbs_are_planned_too(asked: Any) -> None:
     assert plan(asked, Machine.named("amx-2")).room == "cpu"
     assert plan(asked, Machine.named("no-compiler-2")).room == "reference"
-    assert plan(asked, Machine.named("h200")).room == "reference"
+    assert plan(asked, Machine.named("h200")).room == "triton"
 
 
 def test_a_window_is_a_mask_of_every_room() -> None:

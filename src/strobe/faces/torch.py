@@ -21,7 +21,7 @@ from strobe.answers import Question
 from strobe.errors import Invalid, Unsupported
 from strobe.faces.seam import flatten, unflatten
 from strobe.layouts import Dense, Paged
-from strobe.machine import Machine
+from strobe.machine import Machine, installed_triton
 from strobe.masks import Mask
 from strobe.merging import check_merge
 from strobe.plan import Plan, plan
@@ -102,7 +102,7 @@ def machine(device: str) -> Machine:
 def _cuda(device: str) -> Machine:
     found = torch.cuda.get_device_properties(device)
     arch = found.gcnArchName.split(":")[0] if torch.version.hip else f"sm{found.major}{found.minor}"
-    return Machine(found.name, "cuda", arch, found.multi_processor_count)
+    return Machine(found.name, "cuda", arch, found.multi_processor_count, triton=installed_triton())
 
 
 def plan_of(call: Call) -> Plan:

@@ -1,0 +1,1 @@
+"""Kernels in Triton: every GPU that Triton compiles for."""

@@ -1,0 +1,213 @@
+"""A call as the arguments of the kernels: tuples with names. What a call does not have is None, and costs nothing when compiled.
+
+Triton specialises a kernel on which of them are None; integers and tensors do not recompile it. Strides lie in a tuple of their
+own, and Triton 3.6 loses a stride of 1 in there (a constant, to it) if no constant of the outer tuple follows: hence `end`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from triton import knobs
+
+from strobe.backends.triton.offer import padded
+from strobe.backends.triton.tiles import DENSE, PACKED, PAGED, RANGED
+from strobe.layouts import Packed, PackedKeys, Paged, Ranged
+from strobe.masks import Blocks, Dense, Documents, Prefix, Tree, split
+from strobe.problem import Call, Problem, key_sides
+from strobe.terms import Scaled
+
+NOWHERE = (0, 0, 0, 0)
+FAR = 2**30  # of a window's reach: no sequence is longer, and sums with positions stay below 2³¹
+
+
+class Rows(NamedTuple):
+    """An array of queries, results or gradients: its first element and the strides of sequence, token, head."""
+
+    data: Any
+    strides: Any
+
+
+class Side(NamedTuple):
+    """Keys or values: the same, or page, token, head; narrow ones have scales."""
+
+    data: Any
+    strides: Any
+    scale: Any = None
+    scale_strides: Any = NOWHERE[:3]
+    end: Any = None
+
+
+class Layout(NamedTuple):
+    """Which rows belong to a sequence: its queries, its keys, and the position of its first query."""
+
+    kind: Any
+    T: Any
+    S: Any
+    offsets: Any = None  # of packed queries
+    starts: Any = None
+    lengths: Any = None
+    table: Any = None
+    table_stride: Any = 0
+    page_tokens: Any = 1
+    pages: Any = 0
+    firsts: Any = None
+    first: Any = None
+
+
+class Seen(NamedTuple):
+    """The mask: a causal window as numbers, and at most one of each array."""
+
+    before: Any = None
+    after: Any = None
+    prefix: Any = None
+    prefixes: Any = None
+    q_documents: Any = None
+    k_documents: Any = None
+    document_strides: Any = NOWHERE
+    blocks: Any = None
+    block_strides: Any = NOWHERE
+    block_rows: Any = 1
+    block_columns: Any = 1
+    tree: Any = None
+    tree_strides: Any = NOWHERE[:3]
+    nodes: Any = 0
+    dense: Any = None
+    dense_strides: Any = NOWHERE
+    end: Any = None
+
+
+class Terms(NamedTuple):
+    """What makes a score of a product, and a weight of a score."""
+
+    scale: Any  # with 1 / ln 2 in it unless something is added to the score in natural units
+    limit: Any = None
+    bias: Any = None
+    bias_strides: Any = NOWHERE
+    slopes: Any = None
+    slope_strides: Any = NOWHERE[:2]
+    sink: Any = None
+    threshold: Any = None
+    seed_low: Any = 0
+    seed_high: Any = 0
+    keep_scale: Any = 1.0
+    end: Any = None
+
+
+def tokens(call: Call) -> Tensor:
+    """The queries, packed or not."""
+    return call.q.tokens if isinstance(call.q, Packed) else call.q
+
+
+def data(side: Any) -> Tensor:
+    """The array of keys or values, narrow or not."""
+    return side.data if isinstance(side, Scaled) else side
+
+
+def strides(x: Tensor) -> tuple[int, ...]:
+    """(sequence or page, token, head); packed tokens have no sequences."""
+    found = x.stride()
+    return (0, *found[:2]) if x.dim() == 3 else found[:3]
+
+
+def rows(x: Tensor) -> Rows:
+    """Rows of a width: `[B, T, H, width]`, or packed `[N, H, width]`."""
+    return Rows(x, strides(x))
+
+
+def numbers(x: Tensor) -> Rows:
+    """One number a row: `[B, T, H]`, or packed `[N, H]`."""
+    return Rows(x, strides(x[..., None]))
+
+
+def side(x: Any) -> Side:
+    """Keys or values, narrow or not."""
+    if not isinstance(x, Scaled):
+        return Side(x, strides(x))
+    return Side(x.data, strides(x.data), x.scale, strides(x.scale[..., None]))
+
+
+def wide(*arrays: Tensor) -> bool:
+    """Whether an element of an array may lie 2³¹ elements or more from its first."""
+    return any(sum((n - 1) * abs(s) for n, s in zip(x.shape, x.stride(), strict=True)) >= 2**31 for x in arrays if x.numel())
+
+
+def broadcast(x: Tensor) -> tuple[int, ...]:
+    """Strides over [B, H, T, S] of an array that broadcasts to it: 0 where it has one row for all."""
+    found = [0 if n == 1 else s for n, s in zip(x.shape, x.stride(), strict=True)]
+    return (*(0,) * (4 - len(found)), *found)
+
+
+def sizes(problem: Problem, call: Call) -> dict[str, Any]:
+    """What a kernel is compiled for, but for its tile."""
+    k, v = (data(x) for x in key_sides(call.keys))
+    return {
+        "BY_ELEMENT": any(isinstance(part, Documents | Blocks | Dense) for part in split(call.mask)[2]),
+        "GROUP": problem.group, "D": problem.D, "V": problem.V, "BD": padded(problem.D), "BV": padded(problem.V), "WIDE": wide(k, v),
+        "WIDEN": knobs.runtime.interpret and problem.dtype == "bfloat16",
+    }  # fmt: skip
+
+
+def layout(problem: Problem, call: Call) -> Layout:
+    """Where the queries and keys of each sequence lie."""
+    keys, first = call.keys, call.first
+    found = Layout(
+        DENSE, problem.T, problem.S,
+        offsets=call.q.offsets if isinstance(call.q, Packed) else None,
+        firsts=first if isinstance(first, Tensor) else None,
+        first=first if isinstance(first, int) else None,
+    )  # fmt: skip
+    if isinstance(keys, Ranged):
+        return found._replace(kind=RANGED, starts=keys.starts, lengths=keys.lengths)
+    if isinstance(keys, PackedKeys):
+        return found._replace(kind=PACKED, starts=keys.offsets)
+    if isinstance(keys, Paged):
+        pages, page_tokens = data(keys.keys).shape[:2]
+        return found._replace(
+            kind=PAGED, lengths=keys.lengths, table=keys.table, table_stride=keys.table.stride(0), page_tokens=page_tokens, pages=pages
+        )
+    return found
+
+
+def seen(call: Call) -> Seen:
+    """The mask."""
+    before, after, parts = split(call.mask)
+    found = Seen(before=None if before is None else min(before, FAR), after=None if after is None else min(after, FAR))
+    for part in parts:
+        if isinstance(part, Prefix):
+            found = found._replace(prefix=part.length) if isinstance(part.length, int) else found._replace(prefixes=part.length)
+        elif isinstance(part, Documents):
+            q, k = part.queries, part.keys
+            found = found._replace(q_documents=q, k_documents=k, document_strides=(*q.stride(), *k.stride()))
+        elif isinstance(part, Blocks):
+            at = (*broadcast(part.kept)[:2], *part.kept.stride()[2:])
+            found = found._replace(blocks=part.kept, block_strides=at, block_rows=part.rows, block_columns=part.columns)
+        elif isinstance(part, Tree):
+            by_sequence = part.visible.stride(0) if part.visible.shape[0] > 1 else 0
+            at = (by_sequence, *part.visible.stride()[1:])
+            found = found._replace(tree=part.visible, tree_strides=at, nodes=part.visible.shape[-1])
+        elif isinstance(part, Dense):
+            found = found._replace(dense=part.visible, dense_strides=broadcast(part.visible))
+    return found
+
+
+def terms(problem: Problem, call: Call) -> Terms:
+    """The terms of the score."""
+    natural = call.cap is not None or call.bias is not None or call.alibi is not None
+    found = Terms(problem.scale if natural else problem.scale / math.log(2.0))
+    if call.cap is not None:
+        found = found._replace(limit=call.cap.limit)
+    if call.bias is not None:
+        found = found._replace(bias=call.bias, bias_strides=broadcast(call.bias))
+    if call.alibi is not None:
+        slopes = call.alibi.slopes
+        found = found._replace(slopes=slopes, slope_strides=(0, *slopes.stride())[-2:])
+    if call.sink is not None:
+        found = found._replace(sink=call.sink.logits.contiguous())
+    if call.dropout is not None:
+        low, high = call.dropout.seed & 0xFFFFFFFF, call.dropout.seed >> 32
+        keep = 1.0 / (1.0 - call.dropout.p)
+        found = found._replace(threshold=int(call.dropout.p * 2**32), seed_low=low, seed_high=high, keep_scale=keep)
+    return found

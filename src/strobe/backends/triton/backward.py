@@ -1,0 +1,406 @@
+"""Gradients: weights are computed again from the lse, tile by tile, in two passes that write each number once.
+
+    d_queries   a tile of rows passes the keys it may see:  dQ, and what biases and slopes get from these rows
+    d_keys      a tile of keys passes the rows that may see it, of all heads of the group:  dK, dV
+    d_bias      a tile of a bias passes all it was broadcast over
+
+    P = exp(score − lse)     dV = (P ∘ keep)ᵀ dO     dP = (dO Vᵀ) ∘ keep     δ = rowsum(dO ∘ O) − dlse
+    dS = P ∘ (dP − δ), through the cap dS ∘ (1 − tanh²)     dQ = scale · dS K     dK = scale · dSᵀ Q
+
+No number is added by two programs, so the same bits come every time. Source: Dao, 2023, arXiv:2307.08691, algorithm 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from strobe.backends.triton import arguments
+from strobe.backends.triton.offer import backward_stages, backward_tile, padded
+from strobe.backends.triton.tiles import (
+    LOG2_E, added, at_row, capped, kept, keys_seen, product, queries_of, queries_seeing, rows, scales, sequence, tame, values, visible,
+    write,
+)  # fmt: skip
+from strobe.layouts import Dense, Packed, Paged
+from strobe.plan import Plan
+from strobe.problem import Call, Problem, key_sides
+from strobe.state import Gradients, State
+from strobe.terms import Scaled
+
+
+MOST_ROWS = 128  # of a tile
+
+
+@triton.jit
+def prepare(
+    p_out, p_d_out, p_d_lse, p_lse, p_base, p_delta, rows_in_all, R, H, GROUP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr,
+    BM: tl.constexpr,
+):  # fmt: skip
+    """lse in base 2, and δ, of contiguous rows (token, head), in the order in which tiles have them: `[G, R]`, R ≥ tokens · GROUP.
+
+    A row that saw nothing has +∞ as its lse, so that its weights are 0."""
+    o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    o_v = tl.arange(0, BV)
+    m_m = o_m < rows_in_all
+    at = o_m[:, None] * V + o_v[None, :]
+    m = m_m[:, None] & (o_v < V)[None, :]
+    b_delta = tl.sum(tl.load(p_out + at, mask=m, other=0.0).to(tl.float32) * tl.load(p_d_out + at, mask=m, other=0.0).to(tl.float32), 1)
+    if p_d_lse is not None:
+        b_delta -= tl.load(p_d_lse + o_m, mask=m_m, other=0.0)
+    b_lse = tl.load(p_lse + o_m, mask=m_m, other=float("-inf"))
+    b_base = tl.where(b_lse == float("-inf"), float("inf"), b_lse * LOG2_E)
+    o_h = o_m % H
+    o_row = o_h // GROUP * R + o_m // H * GROUP + o_h % GROUP
+    tl.store(p_delta + o_row, b_delta, mask=m_m)
+    tl.store(p_base + o_row, b_base, mask=m_m)
+
+
+@triton.jit
+def weights(b_product, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, MASKED: tl.constexpr):
+    """(weights that met values, gradient of the score, gradient of the product) of a tile; b_product is q · k, b_d_p dO · v."""
+    b_capped = capped(b_product, terms)
+    b_p = tl.exp2(added(b_capped, i_b, b_t, b_h, b_row, b_key, b_in, first, terms) - b_base)
+    b_met = b_p
+    if terms.threshold is not None:
+        b_keep = kept(i_b, b_h, b_t, b_key, terms)
+        b_met = tl.where(b_keep, b_p * terms.keep_scale, 0.0)
+        b_d_p = tl.where(b_keep, b_d_p * terms.keep_scale, 0.0)
+    b_d_s = b_p * (b_d_p - b_delta)
+    if MASKED:
+        b_met = tl.where(b_seen, b_met, 0.0)
+        b_d_s = tl.where(b_seen, b_d_s, 0.0)
+    b_d_product = b_d_s
+    if terms.limit is not None:
+        b_tanh = b_capped / terms.limit
+        b_d_product = b_d_s * (1.0 - b_tanh * b_tanh)
+    return b_met, b_d_s, b_d_product
+
+
+@triton.jit
+def d_queries(
+    q, k, v, d_out, p_base, p_delta, R, q_rows, d_q, d_slope, d_bias, layout, mask, terms, scale, G,
+    BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
+    BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """One tile of rows, as in `forward.py`."""
+    dtype: tl.constexpr = q.data.dtype.element_ty
+    tiles = tl.cdiv(layout.T * GROUP, BM)
+    i_b = (tl.program_id(0) // tiles // G).to(tl.int64)
+    i_g = tl.program_id(0) // tiles % G
+    i_m = tiles - 1 - tl.program_id(0) % tiles
+    q_first, queries, k_first, length, first = sequence(i_b, layout)
+    prefix = mask.prefix
+    if mask.prefixes is not None:
+        prefix = tl.load(mask.prefixes + i_b)
+    if i_m * BM >= queries * GROUP:
+        return
+
+    o_row = i_m * BM + tl.arange(0, BM)
+    o_t = o_row // GROUP
+    o_h = i_g * GROUP + o_row % GROUP
+    m_row = o_t < queries
+    o_token = q_first + o_t
+    b_t = o_t[:, None]
+    b_h = o_h[:, None]
+    b_row = m_row[:, None]
+    b_q = queries_of(q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D)
+    b_d_out = queries_of(d_out, i_b, o_token, o_h, m_row, tl.arange(0, BV), V)
+    o_all = i_g * R + (q_first + i_b * q_rows) * GROUP + o_row
+    b_base = tl.load(p_base + o_all)[:, None]  # rows past the end of a sequence are others', or none's, and are not looked at
+    b_delta = tl.load(p_delta + o_all)[:, None]
+    t_high = tl.minimum(queries - 1, (i_m * BM + BM - 1) // GROUP)
+    low, high, full_low, full_high = keys_seen(first + i_m * BM // GROUP, first + t_high, first, length, prefix, mask, BY_ELEMENT, BN)
+
+    b_d_q = tl.zeros([BM, BD], tl.float32)
+    b_d_slope = tl.zeros([BM], tl.float32)
+    for part in tl.static_range(1 if BY_ELEMENT else 3):  # where arrays say what is seen, no tile is known to be seen whole
+        if part == 0:
+            start = low
+            stop = tl.minimum(full_low, high)
+        elif part == 1:
+            start = full_low
+            stop = full_high
+        else:
+            start = full_high
+            stop = high
+        for n in tl.range(start, stop, BN):
+            o_n = n + tl.arange(0, BN)
+            b_key = o_n[None, :]
+            b_in = (o_n < length)[None, :]
+            b_seen = b_in
+            if part != 1:
+                b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+            some = True
+            if BY_ELEMENT:
+                some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
+            if some:
+                b_k = rows(k, layout, i_b, i_g, k_first, o_n, length, D, BD, WIDE, part != 1, dtype)
+                b_v = values(v, layout, i_b, i_g, k_first, o_n, length, V, BV, WIDE, part != 1, dtype)
+                b_s = product(b_q, tl.trans(b_k), tl.zeros([BM, BN], tl.float32), WIDEN)
+                b_d_p = product(b_d_out, tl.trans(b_v), tl.zeros([BM, BN], tl.float32), WIDEN)
+                if k.scale is not None:
+                    b_k_scale = scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
+                    b_s *= b_k_scale
+                b_met, b_d_s, b_d_product = weights(
+                    b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
+                )
+                if d_slope is not None:
+                    b_d_slope -= tl.sum(b_d_s * tl.abs(first + b_t - b_key).to(tl.float32), 1)
+                if d_bias is not None:  # of a bias with a number for each pair
+                    s = d_bias.strides
+                    o_bias = i_b * s[0] + b_h * s[1] + b_t.to(tl.int64) * s[2] + b_key * s[3]
+                    tl.store(d_bias.data + o_bias, b_d_s.to(d_bias.data.dtype.element_ty), mask=b_row & b_in)
+                if k.scale is not None:
+                    b_d_product *= tame(b_k_scale)
+                if part != 1:
+                    b_k = tame(b_k)
+                b_d_q = product(b_d_product.to(dtype), b_k, b_d_q, WIDEN)
+
+    write(d_q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D, b_d_q * scale)
+    if d_slope is not None:
+        tl.store(at_row(d_slope, i_b, o_token, o_h), b_d_slope, mask=m_row)
+
+
+@triton.jit
+def d_keys(
+    q, k, v, d_out, p_base, p_delta, R, q_rows, d_k, d_v, layout, mask, terms, scale, G,
+    BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
+    BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """One tile of keys of one head of one sequence; tiles of scores are [keys, rows], so that no product waits for a transpose."""
+    dtype: tl.constexpr = q.data.dtype.element_ty
+    tiles = tl.cdiv(layout.S, BN)
+    i_b = (tl.program_id(0) // tiles // G).to(tl.int64)
+    i_g = tl.program_id(0) // tiles % G
+    n = tl.program_id(0) % tiles * BN  # under a causal mask the first keys take longest, so they start first
+    q_first, queries, k_first, length, first = sequence(i_b, layout)
+    prefix = mask.prefix
+    if mask.prefixes is not None:
+        prefix = tl.load(mask.prefixes + i_b)
+    if n >= length:
+        return
+
+    o_n = n + tl.arange(0, BN)
+    m_n = o_n < length
+    b_key = o_n[:, None]
+    b_in = m_n[:, None]
+    b_k = rows(k, layout, i_b, i_g, k_first, o_n, length, D, BD, WIDE, True, dtype)
+    b_v = rows(v, layout, i_b, i_g, k_first, o_n, length, V, BV, WIDE, True, dtype)
+    p_base += i_g * R + (q_first + i_b * q_rows) * GROUP
+    p_delta += i_g * R + (q_first + i_b * q_rows) * GROUP
+    key_high = tl.minimum(n + BN, length) - 1
+    low, high, full_low, full_high = queries_seeing(n, key_high, first, queries, prefix, mask, BY_ELEMENT, GROUP, BM)
+
+    b_d_k = tl.zeros([BN, BD], tl.float32)
+    b_d_v = tl.zeros([BN, BV], tl.float32)
+    for part in tl.static_range(1 if BY_ELEMENT else 3):  # where arrays say what is seen, no tile is known to be seen whole
+        if part == 0:
+            start = low
+            stop = tl.minimum(full_low, high)
+        elif part == 1:
+            start = full_low
+            stop = full_high
+        else:
+            start = full_high
+            stop = high
+        for m in tl.range(start, stop, BM):
+            o_row = m + tl.arange(0, BM)
+            o_t = o_row // GROUP
+            o_h = i_g * GROUP + o_row % GROUP
+            m_row = o_t < queries
+            o_token = q_first + o_t
+            b_t = o_t[None, :]
+            b_h = o_h[None, :]
+            b_row = m_row[None, :]
+            b_seen = b_row
+            if part != 1:
+                b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+            some = True
+            if BY_ELEMENT:
+                some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
+            if some:
+                b_q = queries_of(q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D)
+                b_d_out = queries_of(d_out, i_b, o_token, o_h, m_row, tl.arange(0, BV), V)
+                b_base = tl.load(p_base + m + tl.arange(0, BM))[None, :]
+                b_delta = tl.load(p_delta + m + tl.arange(0, BM))[None, :]
+                b_s = product(b_k, tl.trans(b_q), tl.zeros([BN, BM], tl.float32), WIDEN)
+                b_d_p = product(b_v, tl.trans(b_d_out), tl.zeros([BN, BM], tl.float32), WIDEN)
+                b_met, b_d_s, b_d_product = weights(
+                    b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
+                )
+                b_d_v = product(b_met.to(dtype), b_d_out, b_d_v, WIDEN)
+                b_d_k = product(b_d_product.to(dtype), b_q, b_d_k, WIDEN)
+
+    o_g = i_g + tl.zeros([BN], tl.int32)
+    o_token = k_first + o_n
+    write(d_k, i_b, o_token, o_g, m_n, tl.arange(0, BD), D, b_d_k * scale)
+    write(d_v, i_b, o_token, o_g, m_n, tl.arange(0, BV), V, b_d_v)
+
+
+@triton.jit
+def d_bias_of(
+    q, k, v, d_out, p_base, p_delta, R, q_rows, d_bias, layout, mask, terms, B, H, B_BIAS, H_BIAS, ONE_T: tl.constexpr, ONE_S: tl.constexpr,
+    BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """One tile of a bias that some sequences, heads, queries or keys share: all of them pass, one after another."""
+    dtype: tl.constexpr = q.data.dtype.element_ty
+    t_tiles = 1 if ONE_T else tl.cdiv(layout.T, BM)
+    s_tiles = 1 if ONE_S else tl.cdiv(layout.S, BN)
+    i_s = tl.program_id(0) % s_tiles
+    i_t = tl.program_id(0) // s_tiles % t_tiles
+    i_h_bias = tl.program_id(0) // s_tiles // t_tiles % H_BIAS
+    i_b_bias = tl.program_id(0) // s_tiles // t_tiles // H_BIAS
+    b_sum = tl.zeros([BM, BN], tl.float32)
+    for i_b_small in range(0 if B_BIAS == 1 else i_b_bias, B if B_BIAS == 1 else i_b_bias + 1):
+        i_b = tl.program_id(0).to(tl.int64) * 0 + i_b_small
+        q_first, queries, k_first, length, first = sequence(i_b, layout)
+        prefix = mask.prefix
+        if mask.prefixes is not None:
+            prefix = tl.load(mask.prefixes + i_b)
+        t_end = queries if ONE_T else tl.minimum(queries, i_t * BM + BM)
+        s_end = length if ONE_S else tl.minimum(length, i_s * BN + BN)
+        for i_h in range(0 if H_BIAS == 1 else i_h_bias, H if H_BIAS == 1 else i_h_bias + 1):
+            for t in range(0 if ONE_T else i_t * BM, t_end, BM):
+                o_t = t + tl.arange(0, BM)
+                i_g = (tl.program_id(0) * 0 + i_h) // GROUP
+                o_h = i_h + tl.zeros([BM], tl.int32)
+                m_row = o_t < queries
+                o_token = q_first + o_t
+                b_t = o_t[:, None]
+                b_h = o_h[:, None]
+                b_row = m_row[:, None]
+                b_q = queries_of(q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D)
+                b_d_out = queries_of(d_out, i_b, o_token, o_h, m_row, tl.arange(0, BV), V)
+                o_all = i_g * R + (q_first + i_b * q_rows + o_t) * GROUP + i_h % GROUP
+                b_base = tl.load(p_base + o_all, mask=m_row, other=0.0)[:, None]
+                b_delta = tl.load(p_delta + o_all, mask=m_row, other=0.0)[:, None]
+                t_high = tl.minimum(queries, t + BM) - 1
+                low, high, full_low, full_high = keys_seen(first + t, first + t_high, first, length, prefix, mask, BY_ELEMENT, BN)
+                for n in range(low if ONE_S else tl.maximum(low, i_s * BN), tl.minimum(high, s_end), BN):
+                    o_n = n + tl.arange(0, BN)
+                    b_key = o_n[None, :]
+                    b_in = (o_n < length)[None, :]
+                    b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+                    b_k = rows(k, layout, i_b, i_g, k_first, o_n, length, D, BD, WIDE, True, dtype)
+                    b_v = values(v, layout, i_b, i_g, k_first, o_n, length, V, BV, WIDE, True, dtype)
+                    b_s = product(b_q, tl.trans(b_k), tl.zeros([BM, BN], tl.float32), WIDEN)
+                    b_d_p = product(b_d_out, tl.trans(b_v), tl.zeros([BM, BN], tl.float32), WIDEN)
+                    if k.scale is not None:
+                        b_s *= scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
+                    b_met, b_d_s, b_d_product = weights(
+                    b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, True
+                )
+                    b_sum += b_d_s
+    s = d_bias.strides
+    o_t = i_t * BM + tl.arange(0, BM)
+    o_n = i_s * BN + tl.arange(0, BN)
+    p_tile = d_bias.data + i_b_bias.to(tl.int64) * s[0] + i_h_bias * s[1]
+    kind: tl.constexpr = d_bias.data.dtype.element_ty
+    if ONE_T and ONE_S:
+        tl.store(p_tile, tl.sum(b_sum).to(kind))
+    elif ONE_T:
+        tl.store(p_tile + o_n * s[3], tl.sum(b_sum, 0).to(kind), mask=o_n < layout.S)
+    elif ONE_S:
+        tl.store(p_tile + o_t.to(tl.int64) * s[2], tl.sum(b_sum, 1).to(kind), mask=o_t < layout.T)
+    else:
+        at = o_t.to(tl.int64)[:, None] * s[2] + o_n[None, :] * s[3]
+        tl.store(p_tile + at, b_sum.to(kind), mask=(o_t < layout.T)[:, None] & (o_n < layout.S)[None, :])
+
+
+def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Tensor | None) -> Gradients:
+    """The gradients of everything in the call, each in its array's dtype; nothing waits for the device."""
+    problem = plan.problem
+    assert isinstance(problem, Problem)
+    q, sides = arguments.tokens(call), key_sides(call.keys)
+    out, lse, grad_out = state.out.contiguous(), state.lse.contiguous(), grad_out.contiguous()
+    d_q = torch.zeros_like(q, memory_format=torch.contiguous_format)
+    d_k, d_v = (_like(x, call) for x in sides)
+    d_slope = None if call.alibi is None else torch.zeros_like(lse)
+    d_bias = None if call.bias is None else torch.zeros_like(call.bias, memory_format=torch.contiguous_format)
+    # a last tile of rows reads past the end: what lies there is read and not looked at
+    R = lse.numel() // problem.G + MOST_ROWS
+    base, delta = lse.new_empty(problem.G, R), lse.new_empty(problem.G, R)
+    if lse.numel():
+        BM = max(1, 4096 // padded(problem.V))
+        with torch.cuda.device_of(q):
+            prepare[(triton.cdiv(lse.numel(), BM),)](
+                out, grad_out, None if grad_lse is None else grad_lse.contiguous(), lse, base, delta, lse.numel(), R, problem.H,
+                GROUP=problem.group, V=problem.V, BV=padded(problem.V), BM=BM,
+            )  # fmt: skip
+    if problem.B:
+        _start(plan, problem, call, (grad_out, base, delta), (d_q, d_k, d_v, d_slope, d_bias))
+    return Gradients(
+        q=d_q, k=d_k, v=d_v, bias=d_bias,
+        slopes=None if call.alibi is None or d_slope is None else _slopes(d_slope, call, call.alibi.slopes),
+        sink=None if call.sink is None else _sink(call.sink.logits, lse, delta, problem),
+    )  # fmt: skip
+
+
+def _start(plan: Plan, problem: Problem, call: Call, known: tuple[Tensor, ...], found: tuple[Tensor | None, ...]) -> None:
+    """Starts the passes."""
+    (grad_out, base, delta), (d_q, d_k, d_v, d_slope, d_bias) = known, found
+    q, (k, v) = arguments.tokens(call), map(arguments.side, key_sides(call.keys))
+    q_rows = 0 if isinstance(call.q, Packed) else problem.T
+    read = (arguments.rows(q), k, v, arguments.rows(grad_out), base, delta, base.shape[1], q_rows)
+    asked = arguments.layout(problem, call), arguments.seen(call), arguments.terms(problem, call)
+    sizes = arguments.sizes(problem, call)
+    at = None if d_bias is None else arguments.Rows(d_bias, arguments.broadcast(d_bias))
+    each = d_bias is not None and d_bias.numel() == problem.B * problem.H * problem.T * problem.S
+    assert d_q is not None
+    with torch.cuda.device_of(q):
+        if problem.T:
+            options = _options(plan, "queries")
+            programs = triton.cdiv(problem.T * problem.group, options["BM"]) * problem.G * problem.B
+            slope = None if d_slope is None else arguments.numbers(d_slope)
+            mine = arguments.rows(d_q), slope, at if each else None
+            d_queries[(programs,)](*read, *mine, *asked, problem.scale, problem.G, **sizes, **options)
+        if problem.S and d_k is not None and d_v is not None:
+            options = _options(plan, "keys")
+            programs = triton.cdiv(problem.S, options["BN"]) * problem.G * problem.B
+            d_keys[(programs,)](*read, arguments.rows(d_k), arguments.rows(d_v), *asked, problem.scale, problem.G, **sizes, **options)
+        if d_bias is not None and at is not None and not each and problem.T and problem.S:
+            B, H, T, S = (*(1,) * (4 - d_bias.dim()), *d_bias.shape)
+            options = _options(plan, "bias")
+            programs = B * H * triton.cdiv(T, options["BM"]) * triton.cdiv(S, options["BN"])
+            one = {"ONE_T": T == 1 < problem.T, "ONE_S": S == 1 < problem.S}
+            d_bias_of[(programs,)](*read, at, *asked, problem.B, problem.H, B, H, **one, **sizes, **options)
+
+
+def _options(plan: Plan, kind: str) -> dict[str, int]:
+    """Tile, warps and tiles in flight of a pass."""
+    assert isinstance(plan.problem, Problem)
+    BM, BN = size = backward_tile(plan.problem, plan.machine, kind)
+    warps = 4 if kind == "bias" and BM * BN <= 1024 else 8
+    return {"BM": BM, "BN": BN, "num_warps": warps, "num_stages": backward_stages(size, plan.problem, plan.machine, kind)}
+
+
+def _like(side: Any, call: Call) -> Tensor | None:
+    """Room for the gradient of keys or values, which a cache has not; zeros where some token may belong to no sequence."""
+    if isinstance(call.keys, Paged) or isinstance(side, Scaled):
+        return None
+    make = torch.empty_like if isinstance(call.keys, Dense) else torch.zeros_like
+    return make(side, memory_format=torch.contiguous_format)
+
+
+def _slopes(by_row: Tensor, call: Call, slopes: Tensor) -> Tensor:
+    """What the rows `[B, T, H]` or `[N, H]` give, summed to the slopes' shape; by products, whose order is fixed."""
+    if slopes.dim() == 1:
+        return by_row.double().flatten(0, -2).sum(0).to(slopes.dtype)
+    if not isinstance(call.q, Packed):
+        return by_row.double().sum(1).to(slopes.dtype)
+    token = torch.arange(len(by_row), device=by_row.device)
+    begin, end = call.q.offsets[:-1, None], call.q.offsets[1:, None]
+    return (((token >= begin) & (token < end)).double() @ by_row.double()).to(slopes.dtype)
+
+
+def _sink(logits: Tensor, lse: Tensor, delta: Tensor, problem: Problem) -> Tensor:
+    """−Σ exp(sink − lse) · δ: the sink has a weight in each row, and its value is 0."""
+    rows = lse.flatten(0, -2)  # [tokens, H]
+    delta = delta[:, : rows.shape[0] * problem.group].view(problem.G, -1, problem.group).transpose(0, 1).reshape(rows.shape)
+    given = torch.where(rows == -torch.inf, 0.0, torch.exp(logits.double() - rows) * delta)
+    return -given.sum(0).to(logits.dtype)

@@ -1,0 +1,99 @@
+"""States over different keys become one: two that a caller has, or the parts of a split.
+
+    lse = ln Σ exp(lse_i)          out = Σ exp(lse_i − lse) · out_i
+
+A state that saw no key (out 0, lse −∞) changes nothing. Source: Dao et al., 2023, Flash-Decoding; the law is `strobe.state`'s.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from strobe.backends.triton.offer import padded
+from strobe.backends.triton.tiles import LN_2, LOG2_E
+from strobe.plan import Plan
+from strobe.state import State
+
+HELD = 2048  # numbers of out that a program holds, at most
+
+
+@triton.jit
+def fold(b_top, b_l, b_acc, p_out, p_lse, o_m, m_m, V: tl.constexpr, BV: tl.constexpr):
+    """(greatest lse, sum of weights, weighted sum) of [BM] rows with one more state in them; lse in base 2."""
+    o_v = tl.arange(0, BV)
+    b_lse = tl.load(p_lse + o_m, mask=m_m, other=float("-inf")).to(tl.float32) * LOG2_E
+    b_out = tl.load(p_out + o_m[:, None] * V + o_v[None, :], mask=m_m[:, None] & (o_v < V)[None, :], other=0.0).to(tl.float32)
+    b_new = tl.maximum(b_top, b_lse)
+    b_base = tl.where(b_new == float("-inf"), 0.0, b_new)
+    b_decay = tl.exp2(b_top - b_base)
+    b_weight = tl.exp2(b_lse - b_base)
+    # a state without keys has weight 0, and its out may be anything
+    b_acc = b_acc * b_decay[:, None] + tl.where((b_lse == float("-inf"))[:, None], 0.0, b_out * b_weight[:, None])
+    return b_new, b_l * b_decay + b_weight, b_acc
+
+
+@triton.jit
+def end(b_top, b_l, b_acc, p_out, p_lse, o_m, m_m, V: tl.constexpr, BV: tl.constexpr):
+    """Stores the rows."""
+    o_v = tl.arange(0, BV)
+    some = b_l != 0.0
+    b_divisor = tl.where(some, b_l, 1.0)
+    b_out = (b_acc / b_divisor[:, None]).to(p_out.dtype.element_ty)
+    tl.store(p_out + o_m[:, None] * V + o_v[None, :], b_out, mask=m_m[:, None] & (o_v < V)[None, :])
+    tl.store(p_lse + o_m, tl.where(some, (b_top + tl.log2(b_divisor)) * LN_2, float("-inf")).to(p_lse.dtype.element_ty), mask=m_m)
+
+
+@triton.jit
+def merge_parts(p_parts, p_part_lse, p_out, p_lse, rows, PARTS: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr):
+    """Rows of [parts, rows, V] and [parts, rows] as rows of one state."""
+    o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    m_m = o_m < rows
+    b_top = tl.full([BM], float("-inf"), tl.float32)
+    b_l = tl.zeros([BM], tl.float32)
+    b_acc = tl.zeros([BM, BV], tl.float32)
+    for i in range(PARTS):
+        o_part = (o_m * 0 + i) * rows + o_m
+        b_top, b_l, b_acc = fold(b_top, b_l, b_acc, p_parts, p_part_lse, o_part, m_m, V, BV)
+    end(b_top, b_l, b_acc, p_out, p_lse, o_m, m_m, V, BV)
+
+
+@triton.jit
+def merge_two(p_a, p_a_lse, p_b, p_b_lse, p_out, p_lse, rows, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr):
+    """Rows of two states as rows of one."""
+    o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    m_m = o_m < rows
+    b_top = tl.full([BM], float("-inf"), tl.float32)
+    b_l = tl.zeros([BM], tl.float32)
+    b_acc = tl.zeros([BM, BV], tl.float32)
+    b_top, b_l, b_acc = fold(b_top, b_l, b_acc, p_a, p_a_lse, o_m, m_m, V, BV)
+    b_top, b_l, b_acc = fold(b_top, b_l, b_acc, p_b, p_b_lse, o_m, m_m, V, BV)
+    end(b_top, b_l, b_acc, p_out, p_lse, o_m, m_m, V, BV)
+
+
+def tile(rows: int, V: int) -> dict[str, int]:
+    """Rows of a program: few enough that every multiprocessor has some."""
+    BM = max(1, min(triton.next_power_of_2(max(1, rows // 256)), HELD // padded(V)))
+    held = BM * padded(V)
+    return {"V": V, "BV": padded(V), "BM": BM, "num_warps": 8 if held > 1024 else 4 if held > 256 else 1}
+
+
+def join(parts: Tensor, part_lse: Tensor, out: Tensor, lse: Tensor) -> None:
+    """Writes the parts [parts, …, V] and their lse [parts, …], merged, into out and lse; all are contiguous."""
+    rows, size = lse.numel(), tile(lse.numel(), out.shape[-1])
+    with torch.cuda.device_of(out):
+        merge_parts[(triton.cdiv(rows, size["BM"]),)](parts, part_lse, out, lse, rows, PARTS=parts.shape[0], **size)
+
+
+def launch(plan: Plan, a: State, b: State) -> State:
+    """The merged state."""
+    out = torch.empty_like(a.out, memory_format=torch.contiguous_format)
+    lse = torch.empty_like(a.lse, memory_format=torch.contiguous_format)
+    if out.numel():
+        arrays = (x.contiguous() for x in (*a, *b))
+        rows, size = lse.numel(), tile(lse.numel(), out.shape[-1])
+        with torch.cuda.device_of(out):
+            merge_two[(triton.cdiv(rows, size["BM"]),)](*arrays, out, lse, rows, **size)
+    return State(out, lse)
