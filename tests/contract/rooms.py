@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -14,11 +15,12 @@ import torch
 
 from strobe import using
 from strobe.answers import Offer
+from strobe.faces import torch as face
 from strobe.faces.torch import _described, launch
 from strobe.machine import Machine, compiled_library, installed_triton
 from strobe.masks import causal_window
 from strobe.plan import Plan, plan
-from strobe.problem import Call, Problem, check
+from strobe.problem import Call, Problem, check, map_arrays
 from strobe.rooms import desk
 from strobe.state import State
 
@@ -26,9 +28,9 @@ from .cases import CASES, LIFE, Case, build
 
 
 def machine(room: str) -> Machine:
-    """This machine; for torch's own room, this machine without the compiled library; for Triton's interpreter, a GPU."""
+    """This machine; for torch's own room, this machine without the compiled library; for Triton its GPU, or one to interpret for."""
     if room == "triton":
-        return Machine.named("h200")
+        return face.machine("cuda:0") if on_a_gpu(room) else Machine.named("h200")
     here = Machine.cpu(torch.get_num_threads())
     return replace(here, compiled=room == "cpu" and compiled_library() is not None)
 
@@ -36,7 +38,7 @@ def machine(room: str) -> Machine:
 def present() -> tuple[str, ...]:
     """The rooms that can run here."""
     native = ("cpu",) if compiled_library() is not None else ()
-    return ("reference", "sdpa", *native, *(("triton",) if interpreted() else ()))
+    return ("reference", "sdpa", *native, *(("triton",) if interpreted() or on_a_gpu("triton") else ()))
 
 
 def interpreted() -> bool:
@@ -49,17 +51,33 @@ def exact(room: str, *kinds: str) -> bool:
     return room != "triton" or not interpreted() or not {"bfloat16", "float8_e4m3fn", "float8_e5m2"} & set(kinds)
 
 
-def small(case: Case) -> bool:
-    """What the interpreter runs in about a second: it takes milliseconds an operation on a tile."""
+def small(case: Case, most: int = 24) -> bool:
+    """What the interpreter runs in about a second: it takes milliseconds an operation on a tile, of which there are `most`."""
     rows = case.T * (case.H // case.G)
     steps = case.B * case.G * -(-max(rows, 1) // 64) * -(-max(case.S, 1) // 64)
-    return steps <= 40
+    return steps <= most
+
+
+def on_a_gpu(room: str) -> bool:
+    """Whether the room computes on a GPU that is here."""
+    return room == "triton" and installed_triton() is not None and torch.cuda.is_available() and not interpreted()
+
+
+def moved(room: str, value: Any) -> Any:
+    """A value with its arrays where the room computes; gradients find their way back."""
+    return map_arrays(value, lambda x: x.to("cuda:0")) if on_a_gpu(room) else value
+
+
+def back(state: State) -> State:
+    """A state where it can be compared."""
+    return State(state.out.cpu(), state.lse.cpu())
 
 
 @contextmanager
 def inside(room: str) -> Iterator[None]:
     """The verbs run in the room, and take this machine for one that has it."""
-    with using(room), patch("strobe.faces.torch.machine", lambda device: machine(room)), np.errstate(all="ignore"):
+    here = machine(room)
+    with using(room), patch("strobe.faces.torch.machine", lambda device: here), np.errstate(all="ignore"):
         yield
 
 
@@ -80,7 +98,7 @@ def offered(room: str) -> list[tuple[Case, str]]:
 
 def asked(room: str, case: Case, dtype: str) -> bool:
     """Whether the case is run there: Triton's interpreter runs small ones, those from life in every dtype."""
-    return room != "triton" or (small(case) and (dtype == "float32" or case in LIFE))
+    return room != "triton" or on_a_gpu(room) or (small(case) and (dtype == "float32" or case in LIFE))
 
 
 def promised(room: str, case: Case) -> bool:
@@ -99,6 +117,7 @@ def promised(room: str, case: Case) -> bool:
 
 def run(room: str, call: Call) -> tuple[State, Plan]:
     """The state as the room computes it."""
+    call = moved(room, call)
     chosen = plan(problem_of(call), machine(room), room)
     with torch.no_grad(), np.errstate(all="ignore"):  # Triton's interpreter computes with numpy, which warns of NaN
-        return launch(chosen, call), chosen
+        return back(launch(chosen, call)), chosen

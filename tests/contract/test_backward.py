@@ -21,7 +21,7 @@ from strobe.rooms import desk
 
 from .cases import CASES, LIFE, Case, build, with_gradients
 from .poison import poison_unseen
-from .rooms import inside, machine, present, problem_of, small
+from .rooms import back, inside, machine, moved, on_a_gpu, present, problem_of, small
 from .tolerance import allowed_gradient, error, plain
 
 GRADED = [case for case in CASES if case.B * case.H * case.T * case.S < 2_000_000]
@@ -57,11 +57,11 @@ def graded(room: str) -> list[tuple[Case, str]]:
     """The cases whose gradient the room's desk takes: those from life in every dtype, the others in float32."""
     found = []
     for case in GRADED:
-        if room == "triton" and not small(case):
+        if room == "triton" and not on_a_gpu(room) and not small(case, 12):
             continue
         problem = replace(problem_of(build(case, "float32")), verb="backward")
         if isinstance(desk(room).offer(problem, machine(room)), Offer):
-            every = case.dtypes if room != "triton" else ("float32", *case.dtypes[1:2][: len(found) % 3 == 0])  # its interpreter is slow
+            every = case.dtypes if room != "triton" or on_a_gpu(room) else ("float32", *case.dtypes[1:2][: len(found) % 3 == 0])  # its interpreter is slow
             found += [(case, dtype) for dtype in (every if case in LIFE else ("float32",))]
     return found
 
@@ -98,7 +98,7 @@ def test_a_room_keeps_the_promise_for_gradients(room: str, case: Case, dtype: st
     poison_unseen(call, problem)
     asked, leaves = with_gradients(call)
     with inside(room):
-        state = attend(asked)
+        state = back(attend(moved(room, asked)))
         found = gradients(state, leaves)
     for i, (a, b, c) in enumerate(zip(found, plainly, truth, strict=True)):
         assert a.dtype == leaves[i].dtype

@@ -281,7 +281,8 @@ def d_bias_of(
                 b_delta = tl.load(p_delta + o_all, mask=m_row, other=0.0)[:, None]
                 t_high = tl.minimum(queries, t + BM) - 1
                 low, high, full_low, full_high = keys_seen(first + t, first + t_high, first, length, prefix, mask, BY_ELEMENT, BN)
-                for n in range(low if ONE_S else tl.maximum(low, i_s * BN), tl.minimum(high, s_end), BN):
+                # what does not change in the loop is computed in it: it would wait in registers that are short
+                for n in tl.range(low if ONE_S else tl.maximum(low, i_s * BN), tl.minimum(high, s_end), BN, disable_licm=True):
                     o_n = n + tl.arange(0, BN)
                     b_key = o_n[None, :]
                     b_in = (o_n < length)[None, :]
@@ -293,8 +294,8 @@ def d_bias_of(
                     if k.scale is not None:
                         b_s *= scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
                     b_met, b_d_s, b_d_product = weights(
-                    b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, True
-                )
+                        b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, True
+                    )
                     b_sum += b_d_s
     s = d_bias.strides
     o_t = i_t * BM + tl.arange(0, BM)
@@ -375,8 +376,7 @@ def _options(plan: Plan, kind: str) -> dict[str, int]:
     """Tile, warps and tiles in flight of a pass."""
     assert isinstance(plan.problem, Problem)
     BM, BN = size = backward_tile(plan.problem, plan.machine, kind)
-    warps = 4 if kind == "bias" and BM * BN <= 1024 else 8
-    return {"BM": BM, "BN": BN, "num_warps": warps, "num_stages": backward_stages(size, plan.problem, plan.machine, kind)}
+    return {"BM": BM, "BN": BN, "num_warps": 8, "num_stages": backward_stages(size, plan.problem, plan.machine, kind)}
 
 
 def _like(side: Any, call: Call) -> Tensor | None:

@@ -147,7 +147,7 @@ def splits(problem: Problem, machine: Machine, programs: int) -> int:
 def backward_tile(problem: Problem, machine: Machine, kind: str) -> tuple[int, int]:
     """(rows, keys) of a step of a pass of `backward.py`: "queries", "keys" or "bias"; (0, 0) if none fits."""
     BM, BN = _size(D_KEYS if kind == "keys" else D_QUERIES, problem, machine)
-    size = (min(BM, 64), BN) if kind == "bias" else (BM, BN)
+    size = (min(BM, 32 if _kind(problem, machine) == "blackwell" else 64), BN) if kind == "bias" else (BM, BN)
     return _fit(size, lambda size: backward_bytes(size, problem, kind, 1), machine)
 
 
@@ -160,8 +160,8 @@ def backward_bytes(size: tuple[int, int], problem: Problem, kind: str, in_flight
 
 
 def backward_stages(size: tuple[int, int], problem: Problem, machine: Machine, kind: str) -> int:
-    """Tiles in flight in a pass."""
-    return _in_flight(lambda n: backward_bytes(size, problem, kind, n), machine)
+    """Tiles in flight in a pass; one where a shared bias is passed by loop in loop, which leaves registers for no more."""
+    return 1 if kind == "bias" else _in_flight(lambda n: backward_bytes(size, problem, kind, n), machine)
 
 
 def offer(problem: Question, machine: Machine) -> Offer | Refusal:
