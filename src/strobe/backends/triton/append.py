@@ -19,6 +19,7 @@ from strobe.backends.triton.offer import padded
 from strobe.layouts import Packed, Paged
 from strobe.plan import Plan
 
+
 class Angles(NamedTuple):
     """The tables of a rotation and their strides from position to position."""
 

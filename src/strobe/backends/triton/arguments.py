@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 from triton import knobs
+from triton.tools.tensor_descriptor import TensorDescriptor
 
+from strobe.backends.triton.offer import boxes as by_boxes
 from strobe.backends.triton.offer import padded
 from strobe.backends.triton.tiles import DENSE, PACKED, PAGED, RANGED
 from strobe.layouts import Packed, PackedKeys, Paged, Ranged
 from strobe.masks import Blocks, Dense, Documents, Prefix, Tree, split
+from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
 from strobe.terms import Scaled
 
@@ -83,6 +86,7 @@ class Terms(NamedTuple):
     """What makes a score of a product, and a weight of a score."""
 
     scale: Any  # with 1 / ln 2 in it unless something is added to the score in natural units
+    plain: Any = None  # 1 where the scale, above 0, is all that meets a product, so that it can wait until after the greatest
     limit: Any = None
     bias: Any = None
     bias_strides: Any = NOWHERE
@@ -110,6 +114,29 @@ def strides(x: Tensor) -> tuple[int, ...]:
     """(sequence or page, token, head); packed tokens have no sequences."""
     found = x.stride()
     return (0, *found[:2]) if x.dim() == 3 else found[:3]
+
+
+def boxes(plan: Plan, *asked: tuple[Any, int, int]) -> tuple[TensorDescriptor, ...]:
+    """The arrays `[B, N, heads, width]`, or packed, as the copy engine of a GPU takes them: tiles of so many rows of a head,
+    so wide; none if it can't, or need not."""
+    problem = plan.problem
+    assert isinstance(problem, Problem)
+    return tuple(box(*one) for one in asked) if by_boxes(problem, plan.machine) and all(fits(x) for x, _, _ in asked) else ()
+
+
+def fits(x: Tensor) -> bool:
+    """Whether the copy engine reads the array: 16-byte steps from a 16-byte address."""
+    steps = zip(x.shape[:-1], x.stride()[:-1], strict=True)
+    each = 16 // x.element_size()
+    return x.data_ptr() % 16 == 0 and x.numel() > 0 and all(n == 1 or (s > 0 and s % each == 0) for n, s in steps)
+
+
+def box(x: Tensor, rows: int, width: int) -> TensorDescriptor:
+    """The array by sequence, head, token, width."""
+    shape, strides = (1, *x.shape)[-4:], (0, *x.stride())[-4:]
+    steps = [s if n > 1 else width for n, s in zip(shape, strides, strict=True)]  # a step that is never taken
+    order = 0, 2, 1, 3
+    return TensorDescriptor(x, [shape[i] for i in order], [*(steps[i] for i in order[:-1]), 1], [1, 1, rows, padded(width)])
 
 
 def rows(x: Tensor) -> Rows:
@@ -196,7 +223,7 @@ def seen(call: Call) -> Seen:
 def terms(problem: Problem, call: Call) -> Terms:
     """The terms of the score."""
     natural = call.cap is not None or call.bias is not None or call.alibi is not None
-    found = Terms(problem.scale if natural else problem.scale / math.log(2.0))
+    found = Terms(problem.scale) if natural else Terms(problem.scale / math.log(2.0), 1 if problem.scale > 0 else None)
     if call.cap is not None:
         found = found._replace(limit=call.cap.limit)
     if call.bias is not None:

@@ -20,10 +20,10 @@ import triton.language as tl
 from torch import Tensor
 
 from strobe.backends.triton import arguments
-from strobe.backends.triton.offer import backward_stages, backward_tile, padded
+from strobe.backends.triton.offer import backward_stages, backward_tile, padded, section
 from strobe.backends.triton.tiles import (
-    LOG2_E, added, at_row, capped, kept, keys_seen, product, queries_of, queries_seeing, rows, scales, sequence, tame, values, visible,
-    write,
+    LOG2_E, added, at_row, capped, fetched, kept, keys_seen, product, queries_of, queries_seeing, rows, scales, sequence, tame, tile_of,
+    values, visible, write,
 )  # fmt: skip
 from strobe.layouts import Dense, Packed, Paged
 from strobe.plan import Plan
@@ -37,10 +37,9 @@ MOST_ROWS = 128  # of a tile
 
 @triton.jit
 def prepare(
-    p_out, p_d_out, p_d_lse, p_lse, p_base, p_delta, rows_in_all, R, H, GROUP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr,
-    BM: tl.constexpr,
+    p_out, p_d_out, p_d_lse, p_lse, p_base, p_delta, rows_in_all, R, H, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """lse in base 2, and δ, of contiguous rows (token, head), in the order in which tiles have them: `[G, R]`, R ≥ tokens · GROUP.
+    """lse in base 2, and δ, of contiguous rows (token, head), by head: `[H, R]`, R ≥ tokens.
 
     A row that saw nothing has +∞ as its lse, so that its weights are 0."""
     o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
@@ -53,8 +52,7 @@ def prepare(
         b_delta -= tl.load(p_d_lse + o_m, mask=m_m, other=0.0)
     b_lse = tl.load(p_lse + o_m, mask=m_m, other=float("-inf"))
     b_base = tl.where(b_lse == float("-inf"), float("inf"), b_lse * LOG2_E)
-    o_h = o_m % H
-    o_row = o_h // GROUP * R + o_m // H * GROUP + o_h % GROUP
+    o_row = o_m % H * R + o_m // H
     tl.store(p_delta + o_row, b_delta, mask=m_m)
     tl.store(p_base + o_row, b_base, mask=m_m)
 
@@ -82,16 +80,16 @@ def weights(b_product, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in
 
 @triton.jit
 def d_queries(
-    q, k, v, d_out, p_base, p_delta, R, q_rows, d_q, d_slope, d_bias, layout, mask, terms, scale, G,
+    q, k, v, d_out, k_box, v_box, p_base, p_delta, R, q_rows, d_q, d_slope, d_bias, layout, mask, terms, scale, G, pairs, section,
     BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows, as in `forward.py`."""
     dtype: tl.constexpr = q.data.dtype.element_ty
     tiles = tl.cdiv(layout.T * GROUP, BM)
-    i_b = (tl.program_id(0) // tiles // G).to(tl.int64)
-    i_g = tl.program_id(0) // tiles % G
-    i_m = tiles - 1 - tl.program_id(0) % tiles
+    i_m, i_pair = tile_of(tl.program_id(0), tiles, pairs, section)
+    i_b = (i_pair // G).to(tl.int64)
+    i_g = i_pair % G
     q_first, queries, k_first, length, first = sequence(i_b, layout)
     prefix = mask.prefix
     if mask.prefixes is not None:
@@ -109,9 +107,9 @@ def d_queries(
     b_row = m_row[:, None]
     b_q = queries_of(q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D)
     b_d_out = queries_of(d_out, i_b, o_token, o_h, m_row, tl.arange(0, BV), V)
-    o_all = i_g * R + (q_first + i_b * q_rows) * GROUP + o_row
-    b_base = tl.load(p_base + o_all)[:, None]  # rows past the end of a sequence are others', or none's, and are not looked at
-    b_delta = tl.load(p_delta + o_all)[:, None]
+    o_all = o_h * R + (q_first + i_b * q_rows) + o_t
+    b_base = tl.load(p_base + o_all, mask=m_row, other=0.0)[:, None]
+    b_delta = tl.load(p_delta + o_all, mask=m_row, other=0.0)[:, None]
     t_high = tl.minimum(queries - 1, (i_m * BM + BM - 1) // GROUP)
     low, high, full_low, full_high = keys_seen(first + i_m * BM // GROUP, first + t_high, first, length, prefix, mask, BY_ELEMENT, BN)
 
@@ -131,20 +129,21 @@ def d_queries(
             o_n = n + tl.arange(0, BN)
             b_key = o_n[None, :]
             b_in = (o_n < length)[None, :]
-            b_seen = b_in
-            if part != 1:
-                b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+            b_seen = b_row & b_in
             some = True
             if BY_ELEMENT:
+                b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
                 some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
             if some:
-                b_k = rows(k, layout, i_b, i_g, k_first, o_n, length, D, BD, WIDE, part != 1, dtype)
-                b_v = values(v, layout, i_b, i_g, k_first, o_n, length, V, BV, WIDE, part != 1, dtype)
+                b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, part != 1, dtype, k_box)
+                b_v = values(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, part != 1, dtype, v_box)
                 b_s = product(b_q, tl.trans(b_k), tl.zeros([BM, BN], tl.float32), WIDEN)
                 b_d_p = product(b_d_out, tl.trans(b_v), tl.zeros([BM, BN], tl.float32), WIDEN)
                 if k.scale is not None:
                     b_k_scale = scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
                     b_s *= b_k_scale
+                if (part != 1) and (not BY_ELEMENT):
+                    b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
                 b_met, b_d_s, b_d_product = weights(
                     b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
                 )
@@ -167,16 +166,17 @@ def d_queries(
 
 @triton.jit
 def d_keys(
-    q, k, v, d_out, p_base, p_delta, R, q_rows, d_k, d_v, layout, mask, terms, scale, G,
+    q, k, v, d_out, q_box, d_out_box, p_base, p_delta, R, q_rows, d_k, d_v, layout, mask, terms, scale, G, pairs, section,
     BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys of one head of one sequence; tiles of scores are [keys, rows], so that no product waits for a transpose."""
     dtype: tl.constexpr = q.data.dtype.element_ty
     tiles = tl.cdiv(layout.S, BN)
-    i_b = (tl.program_id(0) // tiles // G).to(tl.int64)
-    i_g = tl.program_id(0) // tiles % G
-    n = tl.program_id(0) % tiles * BN  # under a causal mask the first keys take longest, so they start first
+    i_n, i_pair = tile_of(tl.program_id(0), tiles, pairs, section)
+    i_b = (i_pair // G).to(tl.int64)
+    i_g = i_pair % G
+    n = (tiles - 1 - i_n) * BN  # under a causal mask the first keys take longest
     q_first, queries, k_first, length, first = sequence(i_b, layout)
     prefix = mask.prefix
     if mask.prefixes is not None:
@@ -188,52 +188,60 @@ def d_keys(
     m_n = o_n < length
     b_key = o_n[:, None]
     b_in = m_n[:, None]
-    b_k = rows(k, layout, i_b, i_g, k_first, o_n, length, D, BD, WIDE, True, dtype)
-    b_v = rows(v, layout, i_b, i_g, k_first, o_n, length, V, BV, WIDE, True, dtype)
-    p_base += i_g * R + (q_first + i_b * q_rows) * GROUP
-    p_delta += i_g * R + (q_first + i_b * q_rows) * GROUP
+    b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, True, dtype, None)
+    b_v = rows(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, True, dtype, None)
     key_high = tl.minimum(n + BN, length) - 1
-    low, high, full_low, full_high = queries_seeing(n, key_high, first, queries, prefix, mask, BY_ELEMENT, GROUP, BM)
+    low, high, full_low, full_high = queries_seeing(n, key_high, first, queries, prefix, mask, BY_ELEMENT, BM)
 
     b_d_k = tl.zeros([BN, BD], tl.float32)
     b_d_v = tl.zeros([BN, BV], tl.float32)
-    for part in tl.static_range(1 if BY_ELEMENT else 3):  # where arrays say what is seen, no tile is known to be seen whole
-        if part == 0:
-            start = low
-            stop = tl.minimum(full_low, high)
-        elif part == 1:
-            start = full_low
-            stop = full_high
-        else:
-            start = full_high
-            stop = high
-        for m in tl.range(start, stop, BM):
-            o_row = m + tl.arange(0, BM)
-            o_t = o_row // GROUP
-            o_h = i_g * GROUP + o_row % GROUP
-            m_row = o_t < queries
-            o_token = q_first + o_t
-            b_t = o_t[None, :]
-            b_h = o_h[None, :]
-            b_row = m_row[None, :]
-            b_seen = b_row
-            if part != 1:
-                b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
-            some = True
-            if BY_ELEMENT:
-                some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
-            if some:
-                b_q = queries_of(q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D)
-                b_d_out = queries_of(d_out, i_b, o_token, o_h, m_row, tl.arange(0, BV), V)
-                b_base = tl.load(p_base + m + tl.arange(0, BM))[None, :]
-                b_delta = tl.load(p_delta + m + tl.arange(0, BM))[None, :]
-                b_s = product(b_k, tl.trans(b_q), tl.zeros([BN, BM], tl.float32), WIDEN)
-                b_d_p = product(b_v, tl.trans(b_d_out), tl.zeros([BN, BM], tl.float32), WIDEN)
-                b_met, b_d_s, b_d_product = weights(
-                    b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
-                )
-                b_d_v = product(b_met.to(dtype), b_d_out, b_d_v, WIDEN)
-                b_d_k = product(b_d_product.to(dtype), b_q, b_d_k, WIDEN)
+    for i_in in tl.range(GROUP):
+        i_h = i_g * GROUP + i_in
+        o_h = i_h + tl.zeros([BM], tl.int32)
+        at = i_h.to(tl.int64) * R + q_first + i_b * q_rows
+        for part in tl.static_range(1 if BY_ELEMENT else 3):  # where arrays say what is seen, no tile is known to be seen whole
+            if part == 0:
+                start = low
+                stop = tl.minimum(full_low, high)
+            elif part == 1:
+                start = full_low
+                stop = full_high
+            else:
+                start = full_high
+                stop = high
+            for m in tl.range(start, stop, BM):
+                o_t = m + tl.arange(0, BM)
+                m_row = o_t < queries
+                o_token = q_first + o_t
+                b_t = o_t[None, :]
+                b_h = o_h[None, :]
+                b_row = m_row[None, :]
+                b_seen = b_row & b_in
+                some = True
+                if BY_ELEMENT:
+                    b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+                    some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
+                if some:
+                    if q_box is not None:
+                        b_q = fetched(q_box, i_b, i_h, q_first + m, layout.offsets is not None, BM, BD)
+                        b_d_out = fetched(d_out_box, i_b, i_h, q_first + m, layout.offsets is not None, BM, BV)
+                    else:
+                        b_q = queries_of(q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D)
+                        b_d_out = queries_of(d_out, i_b, o_token, o_h, m_row, tl.arange(0, BV), V)
+                    b_base = tl.load(p_base + at + o_t)[None, :]  # past the end of a sequence are others' rows, or none's
+                    b_delta = tl.load(p_delta + at + o_t)[None, :]
+                    b_s = product(b_k, tl.trans(b_q), tl.zeros([BN, BM], tl.float32), WIDEN)
+                    b_d_p = product(b_v, tl.trans(b_d_out), tl.zeros([BN, BM], tl.float32), WIDEN)
+                    if (part != 1) and (not BY_ELEMENT):
+                        b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+                    b_met, b_d_s, b_d_product = weights(
+                        b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
+                    )
+                    if (q_box is not None) and (layout.offsets is not None) and (part != 1):  # what lies past the end
+                        b_q = tame(b_q)
+                        b_d_out = tame(b_d_out)
+                    b_d_v = product(b_met.to(dtype), b_d_out, b_d_v, WIDEN)
+                    b_d_k = product(b_d_product.to(dtype), b_q, b_d_k, WIDEN)
 
     o_g = i_g + tl.zeros([BN], tl.int32)
     o_token = k_first + o_n
@@ -276,7 +284,7 @@ def d_bias_of(
                 b_row = m_row[:, None]
                 b_q = queries_of(q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D)
                 b_d_out = queries_of(d_out, i_b, o_token, o_h, m_row, tl.arange(0, BV), V)
-                o_all = i_g * R + (q_first + i_b * q_rows + o_t) * GROUP + i_h % GROUP
+                o_all = i_h * R + q_first + i_b * q_rows + o_t
                 b_base = tl.load(p_base + o_all, mask=m_row, other=0.0)[:, None]
                 b_delta = tl.load(p_delta + o_all, mask=m_row, other=0.0)[:, None]
                 t_high = tl.minimum(queries, t + BM) - 1
@@ -287,8 +295,8 @@ def d_bias_of(
                     b_key = o_n[None, :]
                     b_in = (o_n < length)[None, :]
                     b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
-                    b_k = rows(k, layout, i_b, i_g, k_first, o_n, length, D, BD, WIDE, True, dtype)
-                    b_v = values(v, layout, i_b, i_g, k_first, o_n, length, V, BV, WIDE, True, dtype)
+                    b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, True, dtype, None)
+                    b_v = values(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, True, dtype, None)
                     b_s = product(b_q, tl.trans(b_k), tl.zeros([BM, BN], tl.float32), WIDEN)
                     b_d_p = product(b_d_out, tl.trans(b_v), tl.zeros([BM, BN], tl.float32), WIDEN)
                     if k.scale is not None:
@@ -324,14 +332,14 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
     d_slope = None if call.alibi is None else torch.zeros_like(lse)
     d_bias = None if call.bias is None else torch.zeros_like(call.bias, memory_format=torch.contiguous_format)
     # a last tile of rows reads past the end: what lies there is read and not looked at
-    R = lse.numel() // problem.G + MOST_ROWS
-    base, delta = lse.new_empty(problem.G, R), lse.new_empty(problem.G, R)
+    R = lse.numel() // problem.H + MOST_ROWS
+    base, delta = lse.new_empty(problem.H, R), lse.new_empty(problem.H, R)
     if lse.numel():
         BM = max(1, 4096 // padded(problem.V))
         with torch.cuda.device_of(q):
             prepare[(triton.cdiv(lse.numel(), BM),)](
                 out, grad_out, None if grad_lse is None else grad_lse.contiguous(), lse, base, delta, lse.numel(), R, problem.H,
-                GROUP=problem.group, V=problem.V, BV=padded(problem.V), BM=BM,
+                V=problem.V, BV=padded(problem.V), BM=BM,
             )  # fmt: skip
     if problem.B:
         _start(plan, problem, call, (grad_out, base, delta), (d_q, d_k, d_v, d_slope, d_bias))
@@ -347,36 +355,42 @@ def _start(plan: Plan, problem: Problem, call: Call, known: tuple[Tensor, ...], 
     (grad_out, base, delta), (d_q, d_k, d_v, d_slope, d_bias) = known, found
     q, (k, v) = arguments.tokens(call), map(arguments.side, key_sides(call.keys))
     q_rows = 0 if isinstance(call.q, Packed) else problem.T
-    read = (arguments.rows(q), k, v, arguments.rows(grad_out), base, delta, base.shape[1], q_rows)
+    read, known = (arguments.rows(q), k, v, arguments.rows(grad_out)), (base, delta, base.shape[1], q_rows)
     asked = arguments.layout(problem, call), arguments.seen(call), arguments.terms(problem, call)
-    sizes = arguments.sizes(problem, call)
+    sizes, pairs = arguments.sizes(problem, call), problem.B * problem.G
+    places = problem.G, pairs, section(problem, plan.machine)
     at = None if d_bias is None else arguments.Rows(d_bias, arguments.broadcast(d_bias))
     each = d_bias is not None and d_bias.numel() == problem.B * problem.H * problem.T * problem.S
     assert d_q is not None
     with torch.cuda.device_of(q):
         if problem.T:
-            options = _options(plan, "queries")
-            programs = triton.cdiv(problem.T * problem.group, options["BM"]) * problem.G * problem.B
+            options, boxes = _options(plan, "queries", (k.data, 1, problem.D), (v.data, 1, problem.V))
+            programs = triton.cdiv(problem.T * problem.group, options["BM"]) * pairs
             slope = None if d_slope is None else arguments.numbers(d_slope)
             mine = arguments.rows(d_q), slope, at if each else None
-            d_queries[(programs,)](*read, *mine, *asked, problem.scale, problem.G, **sizes, **options)
+            d_queries[(programs,)](*read, *boxes, *known, *mine, *asked, problem.scale, *places, **sizes, **options)
         if problem.S and d_k is not None and d_v is not None:
-            options = _options(plan, "keys")
-            programs = triton.cdiv(problem.S, options["BN"]) * problem.G * problem.B
-            d_keys[(programs,)](*read, arguments.rows(d_k), arguments.rows(d_v), *asked, problem.scale, problem.G, **sizes, **options)
+            options, boxes = _options(plan, "keys", (q, 0, problem.D), (grad_out, 0, problem.V))
+            mine = arguments.rows(d_k), arguments.rows(d_v)
+            programs = triton.cdiv(problem.S, options["BN"]) * pairs
+            d_keys[(programs,)](*read, *boxes, *known, *mine, *asked, problem.scale, *places, **sizes, **options)
         if d_bias is not None and at is not None and not each and problem.T and problem.S:
             B, H, T, S = (*(1,) * (4 - d_bias.dim()), *d_bias.shape)
-            options = _options(plan, "bias")
+            options, _ = _options(plan, "bias")
             programs = B * H * triton.cdiv(T, options["BM"]) * triton.cdiv(S, options["BN"])
             one = {"ONE_T": T == 1 < problem.T, "ONE_S": S == 1 < problem.S}
-            d_bias_of[(programs,)](*read, at, *asked, problem.B, problem.H, B, H, **one, **sizes, **options)
+            d_bias_of[(programs,)](*read, *known, at, *asked, problem.B, problem.H, B, H, **one, **sizes, **options)
 
 
-def _options(plan: Plan, kind: str) -> dict[str, int]:
-    """Tile, warps and tiles in flight of a pass."""
+def _options(plan: Plan, kind: str, *passing: tuple[Any, int, int]) -> tuple[dict[str, int], tuple[Any, ...]]:
+    """Tile, warps and tiles in flight of a pass, and the arrays that pass (array, side of the tile, width) for the copy engine."""
     assert isinstance(plan.problem, Problem)
-    BM, BN = size = backward_tile(plan.problem, plan.machine, kind)
-    return {"BM": BM, "BN": BN, "num_warps": 8, "num_stages": backward_stages(size, plan.problem, plan.machine, kind)}
+    size = backward_tile(plan.problem, plan.machine, kind)
+    boxes = arguments.boxes(plan, *((x, size[which], width) for x, which, width in passing)) if passing else ()
+    if not boxes:
+        size = backward_tile(plan.problem, plan.machine, kind, False)
+    how = {"BM": size[0], "BN": size[1], "num_warps": 8, "num_stages": backward_stages(size, plan.problem, plan.machine, kind)}
+    return how, boxes or (None, None)
 
 
 def _like(side: Any, call: Call) -> Tensor | None:
@@ -401,6 +415,6 @@ def _slopes(by_row: Tensor, call: Call, slopes: Tensor) -> Tensor:
 def _sink(logits: Tensor, lse: Tensor, delta: Tensor, problem: Problem) -> Tensor:
     """−Σ exp(sink − lse) · δ: the sink has a weight in each row, and its value is 0."""
     rows = lse.flatten(0, -2)  # [tokens, H]
-    delta = delta[:, : rows.shape[0] * problem.group].view(problem.G, -1, problem.group).transpose(0, 1).reshape(rows.shape)
+    delta = delta[:, : len(rows)].T
     given = torch.where(rows == -torch.inf, 0.0, torch.exp(logits.double() - rows) * delta)
     return -given.sum(0).to(logits.dtype)

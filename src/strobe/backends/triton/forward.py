@@ -15,26 +15,88 @@ import triton.language as tl
 
 from strobe.backends.triton import arguments
 from strobe.backends.triton.merge import join
-from strobe.backends.triton.offer import stages, warps
+from strobe.backends.triton.offer import section, stages, tile, warps
 from strobe.backends.triton.tiles import (
-    LN_2, LOG2_E, added, at_row, capped, kept, keys_seen, product, queries_of, rows, scales, sequence, tame, values, visible, write,
+    LN_2, LOG2_E, added, at_row, capped, kept, keys_seen, product, queries_of, rows, scales, sequence, tame, tile_of, values, visible,
+    write,
 )  # fmt: skip
+from strobe.layouts import Dense
+from strobe.masks import split
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
 from strobe.state import State
 
 
 @triton.jit
+def begin(sink, o_h, m_row, BM: tl.constexpr, BV: tl.constexpr):
+    """(greatest score, sum of weights, weighted sum) of rows that have seen no value; a sink is a weight without one."""
+    b_m = tl.full([BM], float("-inf"), tl.float32)
+    b_l = tl.zeros([BM], tl.float32)
+    if sink is not None:
+        b_m = tl.load(sink + o_h, mask=m_row & (tl.program_id(1) == 0), other=float("-inf")).to(tl.float32) * LOG2_E
+        b_l = tl.where(b_m == float("-inf"), 0.0, 1.0)
+    return b_m, b_l, tl.zeros([BM, BV], tl.float32)
+
+
+@triton.jit
+def step(
+    b_m, b_l, b_acc, b_q, n, whole, q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g, b_t, b_h, b_row, k_first, length, first, prefix,
+    MASKED: tl.constexpr, CAREFUL: tl.constexpr, BY_ELEMENT: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
+    BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """What `begin` began, with the tile of keys at n; careful, a tile that is not whole has zeros for NaN and infinity."""
+    dtype: tl.constexpr = q.data.dtype.element_ty
+    o_n = n + tl.arange(0, BN)
+    b_key = o_n[None, :]
+    b_in = (o_n < length)[None, :]
+    some = True
+    if BY_ELEMENT:  # a tile that no row sees is neither loaded nor multiplied
+        b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+        some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
+    if some:
+        b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, MASKED, dtype, k_box)
+        b_s = product(b_q, tl.trans(b_k), tl.zeros([BM, BN], tl.float32), WIDEN)
+        if k.scale is not None:
+            b_s *= scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
+        if terms.plain is None:
+            b_s = added(capped(b_s, terms), i_b, b_t, b_h, b_row, b_key, b_in, first, terms)
+        if MASKED:
+            if not BY_ELEMENT:  # not earlier, since it would wait in registers
+                b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+            b_s = tl.where(b_seen, b_s, float("-inf"))
+        b_top = tl.max(b_s, 1)
+        if terms.plain is not None:
+            b_top *= terms.scale
+        b_top = tl.maximum(b_m, b_top)
+        b_base = tl.where(b_top == float("-inf"), 0.0, b_top)  # −∞ − −∞ would be NaN
+        if terms.plain is not None:  # one instruction a score
+            b_p = tl.exp2(b_s * terms.scale - b_base[:, None])
+        else:
+            b_p = tl.exp2(b_s - b_base[:, None])
+        b_decay = tl.exp2(b_m - b_base)
+        b_l = b_l * b_decay + tl.sum(b_p, 1)
+        b_acc = b_acc * b_decay[:, None]
+        b_m = b_top
+        if terms.threshold is not None:
+            b_p = tl.where(kept(i_b, b_h, b_t, b_key, terms), b_p, 0.0)
+        b_v = values(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, MASKED, dtype, v_box)
+        if CAREFUL:
+            b_v = tl.where(whole, b_v, tame(b_v))
+        b_acc = product(b_p.to(b_v.dtype), b_v, b_acc, WIDEN)
+    return b_m, b_l, b_acc
+
+
+@triton.jit
 def attend(
-    q, k, v, out, lse, layout, mask, terms, G, SPLITS: tl.constexpr,
+    q, k, v, k_box, v_box, out, lse, layout, mask, terms, G, pairs, section, SPLITS: tl.constexpr, UNSEEN: tl.constexpr,
     BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows of one key head of one sequence, over all its keys or one part of them."""
     tiles = tl.cdiv(layout.T * GROUP, BM)
-    i_b = (tl.program_id(0) // tiles // G).to(tl.int64)
-    i_g = tl.program_id(0) // tiles % G
-    i_m = tiles - 1 - tl.program_id(0) % tiles  # under a causal mask the last rows take longest, so they start first
+    i_m, i_pair = tile_of(tl.program_id(0), tiles, pairs, section)
+    i_b = (i_pair // G).to(tl.int64)
+    i_g = i_pair % G
     q_first, queries, k_first, length, first = sequence(i_b, layout)
     prefix = mask.prefix
     if mask.prefixes is not None:
@@ -61,14 +123,7 @@ def attend(
         full_low = tl.minimum(tl.maximum(full_low, low), low + share)
         full_high = tl.maximum(full_low, tl.minimum(full_high, low + share))
 
-    b_m = tl.full([BM], float("-inf"), tl.float32)
-    b_l = tl.zeros([BM], tl.float32)
-    b_acc = tl.zeros([BM, BV], tl.float32)
-    some_wild = i_m < 0  # no, as a value of the device
-    if terms.sink is not None:  # a state that has seen no value
-        b_m = tl.load(terms.sink + o_h, mask=m_row & (tl.program_id(1) == 0), other=float("-inf")).to(tl.float32) * LOG2_E
-        b_l = tl.where(b_m == float("-inf"), 0.0, 1.0)
-
+    b_m, b_l, b_acc = begin(terms.sink, o_h, m_row, BM, BV)
     for part in tl.static_range(1 if BY_ELEMENT else 3):  # where arrays say what is seen, no tile is known to be seen whole
         if part == 0:
             start = low
@@ -80,45 +135,26 @@ def attend(
             start = full_high
             stop = high
         for n in tl.range(start, stop, BN):
-            o_n = n + tl.arange(0, BN)
-            b_key = o_n[None, :]
-            b_in = (o_n < length)[None, :]
-            if part != 1:
-                b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
-            some = True
-            if BY_ELEMENT:  # a tile that no row sees is neither loaded nor multiplied
-                some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
-            if some:
-                b_k = rows(k, layout, i_b, i_g, k_first, o_n, length, D, BD, WIDE, part != 1, q.data.dtype.element_ty)
-                b_s = product(b_q, tl.trans(b_k), tl.zeros([BM, BN], tl.float32), WIDEN)
-                if k.scale is not None:
-                    b_s *= scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
-                b_s = added(capped(b_s, terms), i_b, b_t, b_h, b_row, b_key, b_in, first, terms)
-                if part != 1:
-                    b_s = tl.where(b_seen, b_s, float("-inf"))
-                b_top = tl.maximum(b_m, tl.max(b_s, 1))
-                b_base = tl.where(b_top == float("-inf"), 0.0, b_top)  # −∞ − −∞ would be NaN
-                b_p = tl.exp2(b_s - b_base[:, None])
-                b_decay = tl.exp2(b_m - b_base)
-                b_l = b_l * b_decay + tl.sum(b_p, 1)
-                b_acc = b_acc * b_decay[:, None]
-                b_m = b_top
-                if terms.threshold is not None:
-                    b_p = tl.where(kept(i_b, b_h, b_t, b_key, terms), b_p, 0.0)
-                b_v = values(v, layout, i_b, i_g, k_first, o_n, length, V, BV, WIDE, part != 1, q.data.dtype.element_ty)
-                if part == 1:
-                    b_acc = product(b_p.to(b_v.dtype), b_v, b_acc, WIDEN)
-                else:
-                    b_acc = product(b_p.to(b_v.dtype), tame(b_v), b_acc, WIDEN)
-                    b_wide = b_v.to(tl.float32)
-                    some_wild = some_wild | (tl.max(tl.max((b_wide - b_wide != 0).to(tl.int32), 1), 0) > 0)
-
-    if some_wild:  # NaN and infinity among values that only some of the rows see: those rows get them, one key after another
-        for part in tl.static_range(2):
-            for n in range(low if part == 0 else full_high, tl.minimum(full_low, high) if part == 0 else high):
+            b_m, b_l, b_acc = step(
+                b_m, b_l, b_acc, b_q, n, True, q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g, b_t, b_h, b_row, k_first, length,
+                first, prefix, part != 1, False, BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE, WIDEN,
+            )  # fmt: skip
+    if UNSEEN:
+        if tl.max(tl.max((b_acc - b_acc != 0).to(tl.int32), 1), 0) > 0:
+            # NaN or infinity, maybe from values that not all rows see, which met weights of 0: once more, without them, and then
+            # those rows that do see them get them, one key after another
+            b_m, b_l, b_acc = begin(terms.sink, o_h, m_row, BM, BV)
+            for n in tl.range(low, high, BN):
+                b_m, b_l, b_acc = step(
+                    b_m, b_l, b_acc, b_q, n, (n >= full_low) & (n < full_high), q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g,
+                    b_t, b_h, b_row, k_first, length, first, prefix, True, True, BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE, WIDEN,
+                )  # fmt: skip
+            before = tl.maximum(tl.minimum(full_low, high) - low, 0)
+            for i in range(before + high - full_high):
+                n = tl.where(i < before, low + i, full_high + i - before)
                 o_n = n + tl.arange(0, 1)
                 b_seen = visible(i_b, b_t, b_h, b_row, o_n[None, :], (o_n < length)[None, :], first, prefix, mask)
-                b_wide = values(v, layout, i_b, i_g, k_first, o_n, length, V, BV, WIDE, True, q.data.dtype.element_ty).to(tl.float32)
+                b_wide = values(v, layout, i_b, i_g, k_first, n, length, 1, V, BV, WIDE, True, q.data.dtype.element_ty, None).to(tl.float32)
                 b_acc += tl.where(b_seen & (b_wide - b_wide != 0), b_wide, 0.0)
 
     some_key = b_l != 0.0
@@ -156,12 +192,16 @@ def launch(plan: Plan, call: Call) -> State:
 def start(plan: Plan, problem: Problem, call: Call, out: arguments.Rows, lse: arguments.Rows, splits: int) -> None:
     """Starts the kernel."""
     k, v = key_sides(call.keys)
-    BM, BN = plan.offer.tile
-    programs = triton.cdiv(problem.T * problem.group, BM) * problem.G * problem.B
+    (BM, BN), pairs = plan.offer.tile, problem.B * problem.G
+    boxes = arguments.boxes(plan, (k, BN, problem.D), (v, BN, problem.V))
+    if not boxes:
+        BM, BN = tile(problem, plan.machine, False)
+    tiles = triton.cdiv(problem.T * problem.group, BM)
+    unseen = split(call.mask) != (None, None, ()) or not isinstance(call.keys, Dense)  # keys in a tile that a row may not see
     with torch.cuda.device_of(arguments.tokens(call)):
-        attend[(programs, splits)](
-            arguments.rows(arguments.tokens(call)), arguments.side(k), arguments.side(v), out, lse,
+        attend[(tiles * pairs, splits)](
+            arguments.rows(arguments.tokens(call)), arguments.side(k), arguments.side(v), *(boxes or (None, None)), out, lse,
             arguments.layout(problem, call), arguments.seen(call), arguments.terms(problem, call), problem.G,
-            SPLITS=splits, BM=BM, BN=BN, **arguments.sizes(problem, call),
-            num_warps=warps(problem, BM), num_stages=stages(plan.offer.tile, problem, plan.machine),
+            pairs, section(problem, plan.machine), SPLITS=splits, UNSEEN=unseen, BM=BM, BN=BN, **arguments.sizes(problem, call),
+            num_warps=warps(problem, BM), num_stages=stages((BM, BN), problem, plan.machine),
         )  # fmt: skip

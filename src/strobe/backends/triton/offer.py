@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from strobe.answers import Offer, Question, Refusal
 from strobe.appending import Append
+from strobe.layouts import Paged
 from strobe.machine import Machine
 from strobe.masks import Blocks, Dense, Documents, split
 from strobe.merging import Merge
@@ -18,6 +19,8 @@ WIDEST = 512
 FLOAT8 = {"float8_e4m3fn": ("sm89", "sm90", "sm100", "sm103", "sm120"), "float8_e5m2": ("sm89", "sm90", "sm100", "sm103", "sm120")}
 # Shared memory a program may have, in KiB, by architecture (CUDA programming guide, table of compute capabilities; CDNA and
 # RDNA instruction set guides, local data share).
+COPY_ENGINE = ("sm90",)
+CACHED = 32 << 20  # bytes of keys and values that stay in the cache of the GPUs this is for: 40 MB and more
 SHARED_KIB = {
     "sm75": 64, "sm80": 163, "sm86": 99, "sm87": 163, "sm89": 99, "sm90": 227, "sm100": 227, "sm103": 227, "sm120": 99,
     "gfx90a": 64, "gfx942": 64, "gfx950": 160, "gfx1100": 64,
@@ -34,6 +37,7 @@ def padded(width: int) -> int:
 # those of older ones from registers, Turing's are small and in order, and float32 ones are sums of registers alone.
 Sizes = tuple[tuple[int, int], ...]
 FORWARD: dict[str, Sizes] = {
+    "boxes": ((128, 128), (128, 128), (128, 64), (32, 16)),
     "shared": ((128, 64), (128, 64), (64, 32), (32, 16)),
     "registers": ((128, 64), (64, 64), (32, 32), (32, 16)),
     "amd": ((128, 64), (64, 64), (32, 32), (32, 16)),
@@ -42,6 +46,7 @@ FORWARD: dict[str, Sizes] = {
     "float32": ((64, 32), (32, 32), (32, 16), (16, 16)),
 }
 D_QUERIES: dict[str, Sizes] = {
+    "boxes": ((128, 64), (128, 64), (64, 32), (32, 16)),
     "shared": ((128, 64), (128, 64), (64, 32), (32, 16)),
     "registers": ((64, 64), (64, 64), (32, 32), (32, 16)),
     "amd": ((64, 64), (64, 64), (32, 32), (32, 16)),
@@ -50,6 +55,7 @@ D_QUERIES: dict[str, Sizes] = {
     "float32": ((64, 32), (32, 32), (32, 16), (16, 16)),
 }
 D_KEYS: dict[str, Sizes] = {
+    "boxes": ((64, 128), (64, 128), (16, 64), (16, 32)),
     "shared": ((64, 128), (32, 128), (16, 64), (16, 32)),
     "registers": ((32, 128), (32, 64), (16, 64), (16, 32)),
     "amd": ((32, 128), (32, 64), (16, 64), (16, 32)),
@@ -59,6 +65,7 @@ D_KEYS: dict[str, Sizes] = {
 }
 # At most these where more than products meets the scores: forward, dQ and bias; dK and dV.
 BUSY = {
+    "boxes": ((64, 32), (16, 64)),
     "shared": ((64, 32), (16, 64)),
     "registers": ((32, 32), (16, 64)),
     "amd": ((64, 32), (16, 64)),  # Triton 3.6 does not compile 32 rows and keys for gfx942
@@ -76,8 +83,10 @@ def _kind(problem: Problem, machine: Machine) -> str:
     return {"sm75": "turing", "sm90": "shared", "sm100": "blackwell", "sm103": "blackwell"}.get(machine.arch, "registers")
 
 
-def _size(sizes: dict[str, Sizes], problem: Problem, machine: Machine) -> tuple[int, int]:
+def _size(sizes: dict[str, Sizes], problem: Problem, machine: Machine, by_box: bool | None = None) -> tuple[int, int]:
     kind, width = _kind(problem, machine), max(padded(problem.D), padded(problem.V))
+    if boxes(problem, machine) if by_box is None else by_box:
+        kind = "boxes"
     BM, BN = sizes[kind][0 if width <= 64 else width.bit_length() - 7]
     if busy(problem):
         most = BUSY[kind][sizes is D_KEYS]
@@ -85,9 +94,21 @@ def _size(sizes: dict[str, Sizes], problem: Problem, machine: Machine) -> tuple[
     return BM, BN
 
 
-def tile(problem: Problem, machine: Machine) -> tuple[int, int]:
+def boxes(problem: Problem, machine: Machine) -> bool:
+    """Whether tiles come through the copy engine (TMA), if the arrays are aligned: no program computes an address then."""
+    plain = problem.dtype != "float32" and not problem.scaled and not isinstance(problem.call.keys, Paged)
+    return machine.arch in COPY_ENGINE and plain and problem.T * problem.group > 16
+
+
+def section(problem: Problem, machine: Machine) -> int:
+    """Pairs of a sequence and a key head whose programs run at a time: those whose keys and values fit a GPU's cache."""
+    each = problem.S * (problem.D + problem.V) * (4 if problem.dtype == "float32" else 2)
+    return max(1, min(problem.B * problem.G, CACHED // max(1, each)))
+
+
+def tile(problem: Problem, machine: Machine, by_box: bool | None = None) -> tuple[int, int]:
     """(rows, keys) of a step forward, from the widths, the rows there are and the shared memory; (0, 0) if none fits."""
-    BM, BN = _size(FORWARD, problem, machine)
+    BM, BN = _size(FORWARD, problem, machine, by_box)
     BM = min(BM, padded(problem.T * problem.group))
     if problem.scaled and BM > 16:  # narrow keys are widened in registers
         BM, BN = min(BM, 64), min(BN, 32)
@@ -144,9 +165,9 @@ def splits(problem: Problem, machine: Machine, programs: int) -> int:
     return max(1, min(2 * machine.units // max(1, programs), problem.S // 256))
 
 
-def backward_tile(problem: Problem, machine: Machine, kind: str) -> tuple[int, int]:
+def backward_tile(problem: Problem, machine: Machine, kind: str, by_box: bool | None = None) -> tuple[int, int]:
     """(rows, keys) of a step of a pass of `backward.py`: "queries", "keys" or "bias"; (0, 0) if none fits."""
-    BM, BN = _size(D_KEYS if kind == "keys" else D_QUERIES, problem, machine)
+    BM, BN = _size(D_KEYS if kind == "keys" else D_QUERIES, problem, machine, by_box and kind != "bias")
     size = (min(BM, 32 if _kind(problem, machine) == "blackwell" else 64), BN) if kind == "bias" else (BM, BN)
     return _fit(size, lambda size: backward_bytes(size, problem, kind, 1), machine)
 

@@ -87,9 +87,9 @@ def keys_seen(pos_low, pos_high, first, length, prefix, mask, BY_ELEMENT: tl.con
 
 
 @triton.jit
-def queries_seeing(key_low, key_high, first, queries, prefix, mask, BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, TILE: tl.constexpr):
-    """(low, high, full low, full high): rows (query · GROUP + head) that may see the keys key_low … key_high lie in
-    low … high − 1; all rows of the tiles in full low … full high − 1 see all of them. All but high are multiples of TILE."""
+def queries_seeing(key_low, key_high, first, queries, prefix, mask, BY_ELEMENT: tl.constexpr, TILE: tl.constexpr):
+    """(low, high, full low, full high): queries that may see the keys key_low … key_high lie in low … high − 1; all queries
+    of the tiles in full low … full high − 1 see all of them. All but high are multiples of TILE."""
     low = 0
     high = queries
     full_low = 0
@@ -106,13 +106,13 @@ def queries_seeing(key_low, key_high, first, queries, prefix, mask, BY_ELEMENT: 
     if mask.tree is not None:
         full_low = tl.where(key_high >= first, queries, full_low)
         low = tl.where(key_low >= first + mask.nodes, queries, low)
-    low = low * GROUP // TILE * TILE
-    full_low = (full_low * GROUP + TILE - 1) // TILE * TILE
-    full_high = tl.maximum(full_high, 0) * GROUP // TILE * TILE
+    low = low // TILE * TILE
+    full_low = (full_low + TILE - 1) // TILE * TILE
+    full_high = tl.maximum(full_high, 0) // TILE * TILE
     if BY_ELEMENT:
-        full_low = high * GROUP
-        full_high = high * GROUP
-    return low, high * GROUP, full_low, tl.maximum(full_low, full_high)
+        full_low = high
+        full_high = high
+    return low, high, full_low, tl.maximum(full_low, full_high)
 
 
 @triton.jit
@@ -197,6 +197,16 @@ def kept(i_b, b_h, b_t, b_key, terms):
 
 
 @triton.jit
+def tile_of(index, tiles, pairs, section):
+    """(tile, pair of sequence and key head) of a program: pairs go in sections whose keys and values fit the cache of the GPU,
+    and a section's last tiles, which take longest under a causal mask, go first."""
+    first = index // (tiles * section) * section
+    inside = tl.minimum(section, pairs - first)
+    index = index % (tiles * section)
+    return tiles - 1 - index // inside, first + index % inside
+
+
+@triton.jit
 def places(strides, layout, i_b, k_first, o_n, length, WIDE: tl.constexpr):
     """(offsets [N] of the keys o_n from their head's first, whether there are such keys); in pages, through the table."""
     m_n = o_n < length
@@ -212,25 +222,45 @@ def places(strides, layout, i_b, k_first, o_n, length, WIDE: tl.constexpr):
 
 
 @triton.jit
+def fetched(box, i_b, i_h, first, PACKED_ROWS: tl.constexpr, N: tl.constexpr, BW: tl.constexpr):
+    """[N, BW] rows first … first + N − 1 of a head through the copy engine: zeros past the end of the array."""
+    i_sequence = i_b.to(tl.int32)
+    if PACKED_ROWS:
+        i_sequence = i_sequence * 0
+    return box.load([i_sequence, i_h, first.to(tl.int32), 0]).reshape([N, BW])
+
+
+@triton.jit
 def rows(
-    side, layout, i_b, i_g, k_first, o_n, length, D: tl.constexpr, BD: tl.constexpr, WIDE: tl.constexpr, PART: tl.constexpr,
-    dtype: tl.constexpr,
+    side, layout, i_b, i_g, k_first, n, length, N: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, WIDE: tl.constexpr,
+    PART: tl.constexpr, dtype: tl.constexpr, box,
 ):  # fmt: skip
-    """[N, BD] keys or values o_n, narrow numbers as `dtype` without their scales; pairs of int4 become two numbers each."""
+    """[N, BD] keys or values n …, narrow numbers as `dtype` without their scales."""
+    o_n = n + tl.arange(0, N)
+    if box is not None:
+        b_data = fetched(box, i_b, i_g, k_first + n, layout.kind == PACKED, N, BD)
+    else:
+        b_data = gathered(side, layout, i_b, i_g, k_first, o_n, length, D, BD, WIDE, PART)
+        if b_data.dtype != dtype:
+            b_data = b_data.to(tl.float32).to(dtype)
+    return b_data
+
+
+@triton.jit
+def gathered(side, layout, i_b, i_g, k_first, o_n, length, D: tl.constexpr, BD: tl.constexpr, WIDE: tl.constexpr, PART: tl.constexpr):
+    """[N, BD] keys or values o_n through addresses; pairs of int4 become two numbers each."""
     o_rows, m_n = places(side.strides, layout, i_b, k_first, o_n, length, WIDE)
     p_head = side.data + i_g.to(tl.int64) * side.strides[2]
     if side.data.dtype.element_ty == tl.uint8:
         o_d = tl.arange(0, BD // 2)[None, :]
         b_pair = tl.load(p_head + o_rows[:, None] + o_d, mask=m_n[:, None] & (o_d < D // 2), other=0).to(tl.int32)
-        b_data = tl.interleave(((b_pair & 15) ^ 8) - 8, ((b_pair >> 4) ^ 8) - 8).to(tl.float32).to(dtype)
+        b_data = tl.interleave(((b_pair & 15) ^ 8) - 8, ((b_pair >> 4) ^ 8) - 8).to(tl.float32)
     else:
         o_d = tl.arange(0, BD)[None, :]
         if PART or D != BD or layout.kind == PAGED:
             b_data = tl.load(p_head + o_rows[:, None] + o_d, mask=m_n[:, None] & (o_d < D), other=0.0)
         else:
             b_data = tl.load(p_head + o_rows[:, None] + o_d)
-        if b_data.dtype != dtype:
-            b_data = b_data.to(tl.float32).to(dtype)
     return b_data
 
 
@@ -243,15 +273,15 @@ def scales(side, layout, i_b, i_g, k_first, o_n, length):
 
 @triton.jit
 def values(
-    side, layout, i_b, i_g, k_first, o_n, length, V: tl.constexpr, BV: tl.constexpr, WIDE: tl.constexpr, PART: tl.constexpr,
-    dtype: tl.constexpr,
+    side, layout, i_b, i_g, k_first, n, length, N: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, WIDE: tl.constexpr,
+    PART: tl.constexpr, dtype: tl.constexpr, box,
 ):  # fmt: skip
     """[N, BV] keys or values with their scales."""
     if side.scale is None:
-        b_v = rows(side, layout, i_b, i_g, k_first, o_n, length, V, BV, WIDE, PART, dtype)
+        b_v = rows(side, layout, i_b, i_g, k_first, n, length, N, V, BV, WIDE, PART, dtype, box)
     else:
-        b_data = rows(side, layout, i_b, i_g, k_first, o_n, length, V, BV, WIDE, PART, tl.float32)
-        b_v = (b_data * scales(side, layout, i_b, i_g, k_first, o_n, length)[:, None]).to(dtype)
+        b_data = rows(side, layout, i_b, i_g, k_first, n, length, N, V, BV, WIDE, PART, tl.float32, None)
+        b_v = (b_data * scales(side, layout, i_b, i_g, k_first, n + tl.arange(0, N), length)[:, None]).to(dtype)
     return b_v
 
 
