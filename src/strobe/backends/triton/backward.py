@@ -125,39 +125,41 @@ def d_queries(
         else:
             start = full_high
             stop = high
-        for n in tl.range(start, stop, BN):
-            o_n = n + tl.arange(0, BN)
-            b_key = o_n[None, :]
-            b_in = (o_n < length)[None, :]
-            b_seen = b_row & b_in
-            some = True
-            if BY_ELEMENT:
-                b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
-                some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
-            if some:
-                b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, part != 1, dtype, k_box)
-                b_v = values(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, part != 1, dtype, v_box)
-                b_s = product(b_q, tl.trans(b_k), tl.zeros([BM, BN], tl.float32), WIDEN)
-                b_d_p = product(b_d_out, tl.trans(b_v), tl.zeros([BM, BN], tl.float32), WIDEN)
-                if k.scale is not None:
-                    b_k_scale = scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
-                    b_s *= b_k_scale
-                if (part != 1) and (not BY_ELEMENT):
-                    b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
-                b_met, b_d_s, b_d_product = weights(
-                    b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
-                )
-                if d_slope is not None:
-                    b_d_slope -= tl.sum(b_d_s * tl.abs(first + b_t - b_key).to(tl.float32), 1)
-                if d_bias is not None:  # of a bias with a number for each pair
-                    s = d_bias.strides
-                    o_bias = i_b * s[0] + b_h * s[1] + b_t.to(tl.int64) * s[2] + b_key * s[3]
-                    tl.store(d_bias.data + o_bias, b_d_s.to(d_bias.data.dtype.element_ty), mask=b_row & b_in)
-                if k.scale is not None:
-                    b_d_product *= tame(b_k_scale)
-                if part != 1:
-                    b_k = tame(b_k)
-                b_d_q = product(b_d_product.to(dtype), b_k, b_d_q, WIDEN)
+        if ((part != 0) or BY_ELEMENT) or (mask.before is not None):  # only a window leaves such keys
+            if start < stop:
+                for n in tl.range(start, stop, BN):
+                    o_n = n + tl.arange(0, BN)
+                    b_key = o_n[None, :]
+                    b_in = (o_n < length)[None, :]
+                    b_seen = b_row & b_in
+                    some = True
+                    if BY_ELEMENT:
+                        b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+                        some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
+                    if some:
+                        b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, part != 1, dtype, k_box)
+                        b_v = values(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, part != 1, dtype, v_box)
+                        b_s = product(b_q, tl.trans(b_k), tl.zeros([BM, BN], tl.float32), WIDEN)
+                        b_d_p = product(b_d_out, tl.trans(b_v), tl.zeros([BM, BN], tl.float32), WIDEN)
+                        if k.scale is not None:
+                            b_k_scale = scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
+                            b_s *= b_k_scale
+                        if (part != 1) and (not BY_ELEMENT):
+                            b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+                        b_met, b_d_s, b_d_product = weights(
+                            b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
+                        )
+                        if d_slope is not None:
+                            b_d_slope -= tl.sum(b_d_s * tl.abs(first + b_t - b_key).to(tl.float32), 1)
+                        if d_bias is not None:  # of a bias with a number for each pair
+                            s = d_bias.strides
+                            o_bias = i_b * s[0] + b_h * s[1] + b_t.to(tl.int64) * s[2] + b_key * s[3]
+                            tl.store(d_bias.data + o_bias, b_d_s.to(d_bias.data.dtype.element_ty), mask=b_row & b_in)
+                        if k.scale is not None:
+                            b_d_product *= tame(b_k_scale)
+                        if part != 1:
+                            b_k = tame(b_k)
+                        b_d_q = product(b_d_product.to(dtype), b_k, b_d_q, WIDEN)
 
     write(d_q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D, b_d_q * scale)
     if d_slope is not None:
@@ -209,39 +211,40 @@ def d_keys(
             else:
                 start = full_high
                 stop = high
-            for m in tl.range(start, stop, BM):
-                o_t = m + tl.arange(0, BM)
-                m_row = o_t < queries
-                o_token = q_first + o_t
-                b_t = o_t[None, :]
-                b_h = o_h[None, :]
-                b_row = m_row[None, :]
-                b_seen = b_row & b_in
-                some = True
-                if BY_ELEMENT:
-                    b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
-                    some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
-                if some:
-                    if q_box is not None:
-                        b_q = fetched(q_box, i_b, i_h, q_first + m, layout.offsets is not None, BM, BD)
-                        b_d_out = fetched(d_out_box, i_b, i_h, q_first + m, layout.offsets is not None, BM, BV)
-                    else:
-                        b_q = queries_of(q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D)
-                        b_d_out = queries_of(d_out, i_b, o_token, o_h, m_row, tl.arange(0, BV), V)
-                    b_base = tl.load(p_base + at + o_t)[None, :]  # past the end of a sequence are others' rows, or none's
-                    b_delta = tl.load(p_delta + at + o_t)[None, :]
-                    b_s = product(b_k, tl.trans(b_q), tl.zeros([BN, BM], tl.float32), WIDEN)
-                    b_d_p = product(b_v, tl.trans(b_d_out), tl.zeros([BN, BM], tl.float32), WIDEN)
-                    if (part != 1) and (not BY_ELEMENT):
+            if start < stop:
+                for m in tl.range(start, stop, BM):
+                    o_t = m + tl.arange(0, BM)
+                    m_row = o_t < queries
+                    o_token = q_first + o_t
+                    b_t = o_t[None, :]
+                    b_h = o_h[None, :]
+                    b_row = m_row[None, :]
+                    b_seen = b_row & b_in
+                    some = True
+                    if BY_ELEMENT:
                         b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
-                    b_met, b_d_s, b_d_product = weights(
-                        b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
-                    )
-                    if (q_box is not None) and (layout.offsets is not None) and (part != 1):  # what lies past the end
-                        b_q = tame(b_q)
-                        b_d_out = tame(b_d_out)
-                    b_d_v = product(b_met.to(dtype), b_d_out, b_d_v, WIDEN)
-                    b_d_k = product(b_d_product.to(dtype), b_q, b_d_k, WIDEN)
+                        some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
+                    if some:
+                        if q_box is not None:
+                            b_q = fetched(q_box, i_b, i_h, q_first + m, layout.offsets is not None, BM, BD)
+                            b_d_out = fetched(d_out_box, i_b, i_h, q_first + m, layout.offsets is not None, BM, BV)
+                        else:
+                            b_q = queries_of(q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D)
+                            b_d_out = queries_of(d_out, i_b, o_token, o_h, m_row, tl.arange(0, BV), V)
+                        b_base = tl.load(p_base + at + o_t)[None, :]  # past the end of a sequence are others' rows, or none's
+                        b_delta = tl.load(p_delta + at + o_t)[None, :]
+                        b_s = product(b_k, tl.trans(b_q), tl.zeros([BN, BM], tl.float32), WIDEN)
+                        b_d_p = product(b_v, tl.trans(b_d_out), tl.zeros([BN, BM], tl.float32), WIDEN)
+                        if (part != 1) and (not BY_ELEMENT):
+                            b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+                        b_met, b_d_s, b_d_product = weights(
+                            b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
+                        )
+                        if (q_box is not None) and (layout.offsets is not None) and (part != 1):  # what lies past the end
+                            b_q = tame(b_q)
+                            b_d_out = tame(b_d_out)
+                        b_d_v = product(b_met.to(dtype), b_d_out, b_d_v, WIDEN)
+                        b_d_k = product(b_d_product.to(dtype), b_q, b_d_k, WIDEN)
 
     o_g = i_g + tl.zeros([BN], tl.int32)
     o_token = k_first + o_n

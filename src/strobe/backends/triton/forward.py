@@ -134,11 +134,14 @@ def attend(
         else:
             start = full_high
             stop = high
-        for n in tl.range(start, stop, BN):
-            b_m, b_l, b_acc = step(
-                b_m, b_l, b_acc, b_q, n, True, q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g, b_t, b_h, b_row, k_first, length,
-                first, prefix, part != 1, False, BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE, WIDEN,
-            )  # fmt: skip
+        # only a window leaves keys seen in part before those seen whole; what an empty loop would set up costs more than to ask
+        if ((part != 0) or BY_ELEMENT) or (mask.before is not None):
+            if start < stop:
+                for n in tl.range(start, stop, BN):
+                    b_m, b_l, b_acc = step(
+                        b_m, b_l, b_acc, b_q, n, True, q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g, b_t, b_h, b_row, k_first,
+                        length, first, prefix, part != 1, False, BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE, WIDEN,
+                    )  # fmt: skip
     if UNSEEN:
         if tl.max(tl.max((b_acc - b_acc != 0).to(tl.int32), 1), 0) > 0:
             # NaN or infinity, maybe from values that not all rows see, which met weights of 0: once more, without them, and then
