@@ -21,7 +21,7 @@ from strobe.machine import Machine, compiled_library, installed_triton
 from strobe.masks import causal_window
 from strobe.plan import Plan, plan
 from strobe.problem import Call, Problem, check, map_arrays
-from strobe.rooms import desk
+from strobe.rooms import desk, kernel
 from strobe.state import State
 
 from .cases import CASES, LIFE, Case, build
@@ -113,6 +113,24 @@ def promised(room: str, case: Case) -> bool:
     if room == "triton":
         return case.D <= 512 and case.width <= 512
     return simple and not case.terms and case.width == case.D
+
+
+def launched(room: str, chosen: Plan, changed: Any, *others: Any) -> Any:
+    """What a room's kernel returns for arrays here, of which it may change the first; on a GPU, copies of them."""
+    start = kernel(room, chosen.offer.kernel).launch
+    if not on_a_gpu(room):
+        return start(chosen, changed, *others)
+    pairs: list[tuple[Any, Any]] = []
+
+    def there(x: Any) -> Any:
+        pairs.append((x, x.to("cuda:0")))
+        return pairs[-1][1]
+
+    moved_first = map_arrays(changed, there)
+    found = start(chosen, moved_first, *(moved(room, other) for other in others))
+    for mine, theirs in pairs:
+        mine.copy_(theirs)
+    return back(found) if isinstance(found, State) else found
 
 
 def run(room: str, call: Call) -> tuple[State, Plan]:

@@ -16,7 +16,7 @@ from strobe.problem import map_arrays
 from strobe.rooms import desk, kernel
 
 from .poison import poisoned_memory
-from .rooms import exact, machine, present
+from .rooms import exact, launched, machine, present
 from .tolerance import error
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -25,7 +25,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 def _append_in(room: str, pages: Paged, k: object, v: torch.Tensor) -> None:
     problem = check_append(map_arrays(pages, describe), map_arrays(k, describe), describe(v))
     chosen = plan(problem, machine(room), room)
-    kernel(room, chosen.offer.kernel).launch(chosen, pages, k, v)
+    launched(room, chosen, pages, k, v)
 
 
 def _rooms(verb: str) -> list[str]:
@@ -180,9 +180,9 @@ def test_merge_is_the_law(room: str, dtype: str) -> None:
     truth = kernel("reference", "merge").joined(State(a.out.double(), a.lse.double()), State(b.out.double(), b.lse.double()))
     chosen = plan(problem, machine(room), room)
     with poisoned_memory():
-        found = kernel(room, chosen.offer.kernel).launch(chosen, a, b)
+        found = launched(room, chosen, a, b)
     eps = torch.finfo(kind).eps
     assert found.out.dtype == kind and found.lse.dtype == torch.float32
     assert error(found.out, truth.out) <= eps and error(found.lse, truth.lse) <= 1e-6
     permuted = State(a.out.transpose(0, 1).contiguous().transpose(0, 1), a.lse)
-    assert torch.equal(kernel(room, chosen.offer.kernel).launch(chosen, permuted, b).out, found.out)
+    assert torch.equal(launched(room, chosen, permuted, b).out, found.out)

@@ -15,9 +15,8 @@ from strobe.faces.seam import flatten_append
 from strobe.faces.torch import describe
 from strobe.plan import plan
 from strobe.problem import map_arrays
-from strobe.rooms import kernel
 
-from .rooms import exact, machine, present
+from .rooms import exact, launched, machine, present
 from .test_cache_verbs import DTYPES
 
 ROOMS = [room for room in present() if room != "sdpa"]
@@ -32,7 +31,7 @@ LENGTHS, COUNTS = (9, 4, 20), {False: (4, 4, 4), True: (9, 0, 3)}  # of three se
 def append_in(room: str, pages: Paged, k: Any, v: Tensor, rotary: Rotary | None) -> None:
     problem = check_append(map_arrays(pages, describe), map_arrays(k, describe), describe(v), map_arrays(rotary, describe))
     chosen = plan(problem, machine(room), room)
-    kernel(room, chosen.offer.kernel).launch(chosen, pages, k, v, rotary)
+    launched(room, chosen, pages, k, v, rotary)
 
 
 def ints(*numbers: int) -> Tensor:

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from strobe import Causal, Dense, Documents, Dropout, Paged, Scaled, Unsupported, Window
+from strobe import Causal, Dense, Documents, Dropout, Full, Mask, Paged, Scaled, Unsupported, Window
 from strobe.answers import Offer, Refusal
 from strobe.appending import check_append
-from strobe.backends.triton.offer import SHARED_KIB, backward_bytes, backward_stages, backward_tile, offer, shared_bytes, stages, tile
+from strobe.backends.triton import sizes
+from strobe.backends.triton.offer import offer
 from strobe.faces.torch import _described, describe
 from strobe.layouts import Dense as Keys
 from strobe.machine import KNOWN, Machine
@@ -84,15 +85,31 @@ def test_float8_is_for_those_that_have_it() -> None:
     assert "float8_e4m3fn keys are read on" in reasons(asked, Machine.named("a100"))
 
 
-@pytest.mark.parametrize("arch", SHARED_KIB)
+@pytest.mark.parametrize("arch", sizes.SHARED_KIB)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("D", [8, 64, 96, 128])
-def test_tiles_fit_the_shared_memory(arch: str, dtype: str, D: int) -> None:
-    machine, asked, room = replace(H200, arch=arch), problem(T=4096, S=4096, D=D, dtype=dtype), SHARED_KIB[arch] * 1024
-    assert shared_bytes(tile(asked, machine), asked, stages(tile(asked, machine), asked, machine)) <= room
-    for kind in ("queries", "keys", "bias"):
-        size = backward_tile(asked, machine, kind)
-        assert size != (0, 0) and backward_bytes(size, asked, kind, backward_stages(size, asked, machine, kind)) <= room
+@pytest.mark.parametrize("mask", [Causal(), Full()], ids=str)
+def test_tiles_fit_the_shared_memory(arch: str, dtype: str, D: int, mask: Mask) -> None:
+    machine, asked, room = replace(H200, arch=arch), problem(T=4096, S=4096, D=D, dtype=dtype, mask=mask), sizes.SHARED_KIB[arch] * 1024
+    for by_box in {False, sizes.boxes(asked, machine)}:
+        tile = sizes.forward(asked, machine, by_box)
+        # a tile of weights lies in registers where tiles come through the copy engine
+        weights = 2 * tile.rows * tile.keys if by_box else 0
+        assert tile != sizes.NONE and sizes._forward_bytes(asked, *tile[:2], tile.stages) - weights <= room
+        for kind in ("queries", "keys", "bias"):
+            tile = sizes.backward(asked, machine, kind, by_box)
+            weights = 4 * tile.rows * tile.keys if by_box else 0
+            assert tile != sizes.NONE and sizes._backward_bytes(asked, kind, *tile[:2], tile.stages) - weights <= room
+
+
+@pytest.mark.parametrize("name", sorted(set(sizes.MEASURED.values())))
+def test_what_was_measured_is_read(name: str) -> None:
+    found = sizes.tuned(name)
+    assert found["machine"] and found["command"] and found["versions"]["triton"]
+    for of, tiles in found["tiles"].items():
+        for case, tile in tiles.items():
+            best = max(found["measured"][of][case].items(), key=lambda one: one[1])
+            assert sizes.Tile(*tile) == sizes.Tile(*json.loads(best[0])), (of, case)
 
 
 @pytest.mark.parametrize("name", GPUS)

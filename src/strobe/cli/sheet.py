@@ -26,16 +26,16 @@ class Sheet:
         folder: DIR.
         suite: "cpu", "engine", …
         command: the words that make the file again.
-        threads: the most that are measured with.
+        threads: the most that are measured with; or the machine, where that is not this processor.
         about: what else the file says of the machine.
 
     Raises:
         Invalid: nothing can be written there; said before anything is measured.
     """
 
-    def __init__(self, folder: Path, suite: str, command: str, threads: int, about: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, suite: str, command: str, threads: int | Machine, about: dict[str, Any] | None = None) -> None:
         results.writable(folder)
-        self.machine = Machine.cpu(threads)
+        self.machine = threads if isinstance(threads, Machine) else Machine.cpu(threads)
         self.path = folder / results.slug(self.machine) / f"{suite}.json"
         self.rows: list[results.Row] = []
         self._command, self._about = command, about or {}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from strobe.appending import Append, Rotary
 from strobe.backends.triton import arguments
-from strobe.backends.triton.offer import padded
+from strobe.backends.triton.sizes import padded
 from strobe.layouts import Packed, Paged
 from strobe.plan import Plan
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from triton import knobs
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from strobe.backends.triton.offer import boxes as by_boxes
-from strobe.backends.triton.offer import padded
+from strobe.backends.triton.sizes import boxes as by_boxes
+from strobe.backends.triton.sizes import Tile, padded
 from strobe.backends.triton.tiles import DENSE, PACKED, PAGED, RANGED
 from strobe.layouts import Packed, PackedKeys, Paged, Ranged
 from strobe.masks import Blocks, Dense, Documents, Prefix, Tree, split
@@ -88,6 +88,8 @@ class Terms(NamedTuple):
     scale: Any  # with 1 / ln 2 in it unless something is added to the score in natural units
     plain: Any = None  # 1 where the scale, above 0, is all that meets a product, so that it can wait until after the greatest
     limit: Any = None
+    inverse_limit: Any = 1.0
+    fast: Any = None  # 1 where a cap may be off by 2⁻¹¹: less than what bfloat16 rounds
     bias: Any = None
     bias_strides: Any = NOWHERE
     slopes: Any = None
@@ -177,6 +179,12 @@ def sizes(problem: Problem, call: Call) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def options(tile: Tile) -> dict[str, int]:
+    """What a kernel is compiled with."""
+    found = {"BM": tile.rows, "BN": tile.keys, "num_warps": tile.warps, "num_stages": tile.stages}
+    return found if tile.registers is None else found | {"maxnreg": tile.registers}
+
+
 def layout(problem: Problem, call: Call) -> Layout:
     """Where the queries and keys of each sequence lie."""
     keys, first = call.keys, call.first
@@ -220,12 +228,15 @@ def seen(call: Call) -> Seen:
     return found
 
 
-def terms(problem: Problem, call: Call) -> Terms:
+def terms(plan: Plan, call: Call) -> Terms:
     """The terms of the score."""
+    problem = plan.problem
+    assert isinstance(problem, Problem)
     natural = call.cap is not None or call.bias is not None or call.alibi is not None
     found = Terms(problem.scale) if natural else Terms(problem.scale / math.log(2.0), 1 if problem.scale > 0 else None)
     if call.cap is not None:
-        found = found._replace(limit=call.cap.limit)
+        fast = problem.dtype == "bfloat16" and plan.machine.arch.startswith("sm") and not knobs.runtime.interpret
+        found = found._replace(limit=call.cap.limit, inverse_limit=1.0 / call.cap.limit, fast=1 if fast else None)
     if call.bias is not None:
         found = found._replace(bias=call.bias, bias_strides=broadcast(call.bias))
     if call.alibi is not None:

@@ -19,8 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from strobe.backends.triton import arguments
-from strobe.backends.triton.offer import backward_stages, backward_tile, padded, section
+from strobe.backends.triton import arguments, sizes
+from strobe.backends.triton.sizes import Tile, padded
 from strobe.backends.triton.tiles import (
     LOG2_E, added, at_row, capped, fetched, kept, keys_seen, product, queries_of, queries_seeing, rows, scales, sequence, tame, tile_of,
     values, visible, write,
@@ -73,7 +73,7 @@ def weights(b_product, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in
         b_d_s = tl.where(b_seen, b_d_s, 0.0)
     b_d_product = b_d_s
     if terms.limit is not None:
-        b_tanh = b_capped / terms.limit
+        b_tanh = b_capped * terms.inverse_limit
         b_d_product = b_d_s * (1.0 - b_tanh * b_tanh)
     return b_met, b_d_s, b_d_product
 
@@ -168,7 +168,7 @@ def d_queries(
 
 @triton.jit
 def d_keys(
-    q, k, v, d_out, q_box, d_out_box, p_base, p_delta, R, q_rows, d_k, d_v, layout, mask, terms, scale, G, pairs, section,
+    q, k, v, d_out, k_box, v_box, q_box, d_out_box, p_base, p_delta, R, q_rows, d_k, d_v, layout, mask, terms, scale, G, pairs, section,
     BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
@@ -190,29 +190,35 @@ def d_keys(
     m_n = o_n < length
     b_key = o_n[:, None]
     b_in = m_n[:, None]
-    b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, True, dtype, None)
-    b_v = rows(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, True, dtype, None)
+    b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, True, dtype, k_box)
+    b_v = rows(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, True, dtype, v_box)
     key_high = tl.minimum(n + BN, length) - 1
     low, high, full_low, full_high = queries_seeing(n, key_high, first, queries, prefix, mask, BY_ELEMENT, BM)
 
     b_d_k = tl.zeros([BN, BD], tl.float32)
     b_d_v = tl.zeros([BN, BV], tl.float32)
-    for i_in in tl.range(GROUP):
-        i_h = i_g * GROUP + i_in
-        o_h = i_h + tl.zeros([BM], tl.int32)
-        at = i_h.to(tl.int64) * R + q_first + i_b * q_rows
-        for part in tl.static_range(1 if BY_ELEMENT else 3):  # where arrays say what is seen, no tile is known to be seen whole
-            if part == 0:
-                start = low
-                stop = tl.minimum(full_low, high)
-            elif part == 1:
-                start = full_low
-                stop = full_high
-            else:
-                start = full_high
-                stop = high
+    for part in tl.static_range(1 if BY_ELEMENT else 3):  # where arrays say what is seen, no tile is known to be seen whole
+        if part == 0:
+            start = low
+            stop = tl.minimum(full_low, high)
+        elif part == 1:
+            start = full_low
+            stop = full_high
+        else:
+            start = full_high
+            stop = high
+        # only where what a query sees ends with itself are there rows seen in part before those seen whole
+        if ((part != 0) or BY_ELEMENT) or (((mask.after is not None) or (prefix is not None)) or (mask.tree is not None)):
             if start < stop:
-                for m in tl.range(start, stop, BM):
+                count = tl.cdiv(stop - start, BM)
+                for i in tl.range(0, count * GROUP):  # one head of the group after another
+                    i_h = i_g
+                    m = start + i * BM
+                    if GROUP > 1:
+                        i_h = i_g * GROUP + i // count
+                        m = start + i % count * BM
+                    at = i_h.to(tl.int64) * R + q_first + i_b * q_rows
+                    o_h = i_h + tl.zeros([BM], tl.int32)
                     o_t = m + tl.arange(0, BM)
                     m_row = o_t < queries
                     o_token = q_first + o_t
@@ -359,41 +365,41 @@ def _start(plan: Plan, problem: Problem, call: Call, known: tuple[Tensor, ...], 
     q, (k, v) = arguments.tokens(call), map(arguments.side, key_sides(call.keys))
     q_rows = 0 if isinstance(call.q, Packed) else problem.T
     read, known = (arguments.rows(q), k, v, arguments.rows(grad_out)), (base, delta, base.shape[1], q_rows)
-    asked = arguments.layout(problem, call), arguments.seen(call), arguments.terms(problem, call)
-    sizes, pairs = arguments.sizes(problem, call), problem.B * problem.G
-    places = problem.G, pairs, section(problem, plan.machine)
+    asked = arguments.layout(problem, call), arguments.seen(call), arguments.terms(plan, call)
+    made_for, pairs = arguments.sizes(problem, call), problem.B * problem.G
+    places = problem.G, pairs, sizes.section(problem)
     at = None if d_bias is None else arguments.Rows(d_bias, arguments.broadcast(d_bias))
     each = d_bias is not None and d_bias.numel() == problem.B * problem.H * problem.T * problem.S
     assert d_q is not None
     with torch.cuda.device_of(q):
         if problem.T:
-            options, boxes = _options(plan, "queries", (k.data, 1, problem.D), (v.data, 1, problem.V))
-            programs = triton.cdiv(problem.T * problem.group, options["BM"]) * pairs
+            tile, boxes = _tile(plan, "queries", (k.data, v.data), ())
+            programs = triton.cdiv(problem.T * problem.group, tile.rows) * pairs
             slope = None if d_slope is None else arguments.numbers(d_slope)
             mine = arguments.rows(d_q), slope, at if each else None
-            d_queries[(programs,)](*read, *boxes, *known, *mine, *asked, problem.scale, *places, **sizes, **options)
+            d_queries[(programs,)](*read, *boxes, *known, *mine, *asked, problem.scale, *places, **made_for, **arguments.options(tile))
         if problem.S and d_k is not None and d_v is not None:
-            options, boxes = _options(plan, "keys", (q, 0, problem.D), (grad_out, 0, problem.V))
+            tile, boxes = _tile(plan, "keys", (k.data, v.data), (q, grad_out))
             mine = arguments.rows(d_k), arguments.rows(d_v)
-            programs = triton.cdiv(problem.S, options["BN"]) * pairs
-            d_keys[(programs,)](*read, *boxes, *known, *mine, *asked, problem.scale, *places, **sizes, **options)
+            programs = triton.cdiv(problem.S, tile.keys) * pairs
+            d_keys[(programs,)](*read, *boxes, *known, *mine, *asked, problem.scale, *places, **made_for, **arguments.options(tile))
         if d_bias is not None and at is not None and not each and problem.T and problem.S:
             B, H, T, S = (*(1,) * (4 - d_bias.dim()), *d_bias.shape)
-            options, _ = _options(plan, "bias")
-            programs = B * H * triton.cdiv(T, options["BM"]) * triton.cdiv(S, options["BN"])
+            tile = sizes.backward(problem, plan.machine, "bias", False)
+            programs = B * H * triton.cdiv(T, tile.rows) * triton.cdiv(S, tile.keys)
             one = {"ONE_T": T == 1 < problem.T, "ONE_S": S == 1 < problem.S}
-            d_bias_of[(programs,)](*read, *known, at, *asked, problem.B, problem.H, B, H, **one, **sizes, **options)
+            d_bias_of[(programs,)](*read, *known, at, *asked, problem.B, problem.H, B, H, **one, **made_for, **arguments.options(tile))
 
 
-def _options(plan: Plan, kind: str, *passing: tuple[Any, int, int]) -> tuple[dict[str, int], tuple[Any, ...]]:
-    """Tile, warps and tiles in flight of a pass, and the arrays that pass (array, side of the tile, width) for the copy engine."""
+def _tile(plan: Plan, kind: str, *sides: tuple[Any, ...]) -> tuple[Tile, tuple[Any, ...]]:
+    """The tile of a pass, and the arrays it reads for the copy engine: those of keys, those of rows."""
     assert isinstance(plan.problem, Problem)
-    size = backward_tile(plan.problem, plan.machine, kind)
-    boxes = arguments.boxes(plan, *((x, size[which], width) for x, which, width in passing)) if passing else ()
-    if not boxes:
-        size = backward_tile(plan.problem, plan.machine, kind, False)
-    how = {"BM": size[0], "BN": size[1], "num_warps": 8, "num_stages": backward_stages(size, plan.problem, plan.machine, kind)}
-    return how, boxes or (None, None)
+    tile = sizes.backward(plan.problem, plan.machine, kind, True)
+    widths = plan.problem.D, plan.problem.V
+    both = zip((tile.keys, tile.rows), sides, strict=True)
+    asked = [(x, rows, width) for rows, pair in both for x, width in zip(pair, widths, strict=False)]
+    boxes = arguments.boxes(plan, *asked)
+    return (tile, boxes) if boxes else (sizes.backward(plan.problem, plan.machine, kind, False), (None,) * len(asked))
 
 
 def _like(side: Any, call: Call) -> Tensor | None:

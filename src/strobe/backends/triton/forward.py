@@ -13,9 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-from strobe.backends.triton import arguments
+from strobe.backends.triton import arguments, sizes
 from strobe.backends.triton.merge import join
-from strobe.backends.triton.offer import section, stages, tile, warps
 from strobe.backends.triton.tiles import (
     LN_2, LOG2_E, added, at_row, capped, kept, keys_seen, product, queries_of, rows, scales, sequence, tame, tile_of, values, visible,
     write,
@@ -40,11 +39,12 @@ def begin(sink, o_h, m_row, BM: tl.constexpr, BV: tl.constexpr):
 
 @triton.jit
 def step(
-    b_m, b_l, b_acc, b_q, n, whole, q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g, b_t, b_h, b_row, k_first, length, first, prefix,
-    MASKED: tl.constexpr, CAREFUL: tl.constexpr, BY_ELEMENT: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
+    b_m, b_l, b_acc, wild, b_q, n, whole, q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g, b_t, b_h, b_row, k_first, length, first,
+    prefix, MASKED: tl.constexpr, CAREFUL: tl.constexpr, BY_ELEMENT: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """What `begin` began, with the tile of keys at n; careful, a tile that is not whole has zeros for NaN and infinity."""
+    """What `begin` began, with the tile of keys at n; careful, a tile that is not whole has zeros for values that are NaN or
+    infinity, and `wild` tells that there were some."""
     dtype: tl.constexpr = q.data.dtype.element_ty
     o_n = n + tl.arange(0, BN)
     b_key = o_n[None, :]
@@ -81,9 +81,11 @@ def step(
             b_p = tl.where(kept(i_b, b_h, b_t, b_key, terms), b_p, 0.0)
         b_v = values(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, MASKED, dtype, v_box)
         if CAREFUL:
+            b_wide = b_v.to(tl.float32)
+            wild = wild | (whole == 0) & (tl.max(tl.max((b_wide - b_wide != 0).to(tl.int32), 1), 0) > 0)
             b_v = tl.where(whole, b_v, tame(b_v))
         b_acc = product(b_p.to(b_v.dtype), b_v, b_acc, WIDEN)
-    return b_m, b_l, b_acc
+    return b_m, b_l, b_acc, wild
 
 
 @triton.jit
@@ -124,6 +126,7 @@ def attend(
         full_high = tl.maximum(full_low, tl.minimum(full_high, low + share))
 
     b_m, b_l, b_acc = begin(terms.sink, o_h, m_row, BM, BV)
+    wild = i_m < 0  # no, as a value of the device
     for part in tl.static_range(1 if BY_ELEMENT else 3):  # where arrays say what is seen, no tile is known to be seen whole
         if part == 0:
             start = low
@@ -138,22 +141,23 @@ def attend(
         if ((part != 0) or BY_ELEMENT) or (mask.before is not None):
             if start < stop:
                 for n in tl.range(start, stop, BN):
-                    b_m, b_l, b_acc = step(
-                        b_m, b_l, b_acc, b_q, n, True, q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g, b_t, b_h, b_row, k_first,
-                        length, first, prefix, part != 1, False, BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE, WIDEN,
+                    b_m, b_l, b_acc, wild = step(
+                        b_m, b_l, b_acc, wild, b_q, n, n < 0, q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g, b_t, b_h, b_row,
+                        k_first, length, first, prefix, part != 1, (UNSEEN and (part != 1)) and (k_box is None), BY_ELEMENT, D, V, BD,
+                        BV, BM, BN, WIDE, WIDEN,
                     )  # fmt: skip
-    if UNSEEN:
+    if UNSEEN and (k_box is not None):  # values that go from the copy engine to the products are looked at afterwards
         if tl.max(tl.max((b_acc - b_acc != 0).to(tl.int32), 1), 0) > 0:
-            # NaN or infinity, maybe from values that not all rows see, which met weights of 0: once more, without them, and then
-            # those rows that do see them get them, one key after another
             b_m, b_l, b_acc = begin(terms.sink, o_h, m_row, BM, BV)
-            for n in tl.range(low, high, BN):
-                b_m, b_l, b_acc = step(
-                    b_m, b_l, b_acc, b_q, n, (n >= full_low) & (n < full_high), q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g,
+            for n in tl.range(low, high, BN, num_stages=1, disable_licm=True):  # registers are for the loops above
+                b_m, b_l, b_acc, wild = step(
+                    b_m, b_l, b_acc, wild, b_q, n, (n >= full_low) & (n < full_high), q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g,
                     b_t, b_h, b_row, k_first, length, first, prefix, True, True, BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE, WIDEN,
                 )  # fmt: skip
+    if UNSEEN:
+        if wild:  # NaN or infinity among values that only some of the rows see: those rows get them, one key after another
             before = tl.maximum(tl.minimum(full_low, high) - low, 0)
-            for i in range(before + high - full_high):
+            for i in tl.range(0, before + high - full_high, num_stages=1):
                 n = tl.where(i < before, low + i, full_high + i - before)
                 o_n = n + tl.arange(0, 1)
                 b_seen = visible(i_b, b_t, b_h, b_row, o_n[None, :], (o_n < length)[None, :], first, prefix, mask)
@@ -195,16 +199,15 @@ def launch(plan: Plan, call: Call) -> State:
 def start(plan: Plan, problem: Problem, call: Call, out: arguments.Rows, lse: arguments.Rows, splits: int) -> None:
     """Starts the kernel."""
     k, v = key_sides(call.keys)
-    (BM, BN), pairs = plan.offer.tile, problem.B * problem.G
-    boxes = arguments.boxes(plan, (k, BN, problem.D), (v, BN, problem.V))
+    tile, pairs = sizes.forward(problem, plan.machine, True), problem.B * problem.G
+    boxes = arguments.boxes(plan, (k, tile.keys, problem.D), (v, tile.keys, problem.V))
     if not boxes:
-        BM, BN = tile(problem, plan.machine, False)
-    tiles = triton.cdiv(problem.T * problem.group, BM)
+        tile = sizes.forward(problem, plan.machine, False)
+    programs = triton.cdiv(problem.T * problem.group, tile.rows) * pairs
     unseen = split(call.mask) != (None, None, ()) or not isinstance(call.keys, Dense)  # keys in a tile that a row may not see
     with torch.cuda.device_of(arguments.tokens(call)):
-        attend[(tiles * pairs, splits)](
+        attend[(programs, splits)](
             arguments.rows(arguments.tokens(call)), arguments.side(k), arguments.side(v), *(boxes or (None, None)), out, lse,
-            arguments.layout(problem, call), arguments.seen(call), arguments.terms(problem, call), problem.G,
-            pairs, section(problem, plan.machine), SPLITS=splits, UNSEEN=unseen, BM=BM, BN=BN, **arguments.sizes(problem, call),
-            num_warps=warps(problem, BM), num_stages=stages((BM, BN), problem, plan.machine),
+            arguments.layout(problem, call), arguments.seen(call), arguments.terms(plan, call), problem.G, pairs,
+            sizes.section(problem), SPLITS=splits, UNSEEN=unseen, **arguments.sizes(problem, call), **arguments.options(tile),
         )  # fmt: skip

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from strobe.backends.triton.offer import padded
+from strobe.backends.triton.sizes import padded
 from strobe.backends.triton.tiles import LN_2, LOG2_E
 from strobe.plan import Plan
 from strobe.state import State

@@ -1,0 +1,196 @@
+"""Tiles of the kernels, from widths, lengths and machine: measured ones where there are any, else the largest that fit.
+
+Standard library only. `tuned/<machine>.json` is written by `tools/tune.py` on the machine, and read here; no call measures anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from strobe.layouts import Paged
+from strobe.machine import Machine
+from strobe.masks import Blocks, Dense, Documents, causal_window, split
+from strobe.problem import Problem
+
+
+class Tile(NamedTuple):
+    """(rows, keys) of a step; warps of a program; tiles in flight; and how many registers a thread may have, None for all."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+    registers: int | None = None
+
+
+# Shared memory a program may have, in KiB, by architecture (CUDA programming guide, table of compute capabilities; CDNA and
+# RDNA instruction set guides, local data share).
+SHARED_KIB = {
+    "sm75": 64, "sm80": 163, "sm86": 99, "sm87": 163, "sm89": 99, "sm90": 227, "sm100": 227, "sm103": 227, "sm120": 99,
+    "gfx90a": 64, "gfx942": 64, "gfx950": 160, "gfx1100": 64,
+}  # fmt: skip
+COPY_ENGINE = ("sm90",)
+MEASURED = {"sm90": "h200"}
+CACHED = 32 << 20  # bytes of keys and values that stay in the cache of the GPUs this is for: 40 MB and more
+
+# (rows, keys) of a tile for the widest of D and V up to 64, 128, 256, 512: the largest that no compiler spills at 128
+# (`tests/rooms/triton_targets.py` asks them all). With the copy engine no register holds an address. Else products of a Hopper
+# or newer GPU read their second operand from shared memory, those of older ones from registers, Turing's are small and in
+# order, and float32 ones are sums of registers alone.
+Sizes = tuple[tuple[int, int], ...]
+FORWARD: dict[str, Sizes] = {
+    "boxes": ((128, 64), (128, 64), (128, 64), (32, 16)),
+    "shared": ((128, 64), (128, 64), (64, 32), (32, 16)),
+    "registers": ((128, 64), (64, 64), (32, 32), (32, 16)),
+    "amd": ((128, 64), (64, 64), (32, 32), (32, 16)),
+    "blackwell": ((128, 64), (128, 32), (64, 32), (32, 16)),
+    "turing": ((64, 32), (16, 32), (16, 16), (16, 16)),
+    "float32": ((64, 32), (32, 32), (32, 16), (16, 16)),
+}
+D_QUERIES: dict[str, Sizes] = {
+    "boxes": ((128, 64), (128, 64), (64, 32), (32, 16)),
+    "shared": ((128, 64), (128, 64), (64, 32), (32, 16)),
+    "registers": ((64, 64), (64, 64), (32, 32), (32, 16)),
+    "amd": ((64, 64), (64, 64), (32, 32), (32, 16)),
+    "blackwell": ((128, 64), (128, 32), (64, 32), (32, 16)),
+    "turing": ((32, 32), (16, 16), (16, 16), (16, 16)),
+    "float32": ((64, 32), (32, 32), (32, 16), (16, 16)),
+}
+D_KEYS: dict[str, Sizes] = {
+    "boxes": ((64, 128), (32, 128), (32, 64), (16, 32)),
+    "shared": ((64, 128), (32, 128), (16, 64), (16, 32)),
+    "registers": ((32, 128), (32, 64), (16, 64), (16, 32)),
+    "amd": ((32, 128), (32, 64), (16, 64), (16, 32)),
+    "blackwell": ((64, 128), (32, 128), (16, 64), (16, 32)),
+    "turing": ((32, 32), (16, 16), (16, 16), (16, 16)),
+    "float32": ((32, 32), (32, 32), (16, 32), (16, 16)),
+}
+# At most these where more than products meets the scores: forward, dQ and bias; dK and dV.
+BUSY = {
+    "boxes": ((64, 32), (16, 64)),
+    "shared": ((64, 32), (16, 64)),
+    "registers": ((32, 32), (16, 64)),
+    "amd": ((64, 32), (16, 64)),  # Triton 3.6 does not compile 32 rows and keys for gfx942
+    "blackwell": ((64, 32), (16, 64)),
+    "turing": ((16, 16), (16, 16)),
+    "float32": ((32, 32), (16, 64)),
+}
+NONE = Tile(0, 0, 0, 0)
+
+
+def padded(width: int) -> int:
+    """The width of a tile's rows: a power of two, as Triton's tiles are, and 16 at least, as its products want."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def boxes(problem: Problem, machine: Machine) -> bool:
+    """Whether tiles come through the copy engine (TMA), if the arrays are aligned: no program computes an address then."""
+    plain = problem.dtype != "float32" and not problem.scaled and not isinstance(problem.call.keys, Paged)
+    return machine.arch in COPY_ENGINE and plain and problem.T * problem.group > 32
+
+
+def section(problem: Problem) -> int:
+    """Pairs of a sequence and a key head whose programs run at a time: those whose keys and values fit a GPU's cache."""
+    each = problem.S * (problem.D + problem.V) * (4 if problem.dtype == "float32" else 2)
+    return max(1, min(problem.B * problem.G, CACHED // max(1, each)))
+
+
+@lru_cache(maxsize=4096)
+def forward(problem: Problem, machine: Machine, by_box: bool) -> Tile:
+    """The tile of `forward.py`; NONE if none fits the shared memory."""
+    known = measured("attend", problem, machine) if by_box and _extras(problem) < 2 else None  # a bias alone leaves enough registers
+    if known is not None and known.rows <= padded(problem.T * problem.group):
+        return known
+    BM, BN = _size(FORWARD, problem, machine, by_box)
+    BM = min(BM, padded(problem.T * problem.group))
+    if problem.scaled and BM > 16:  # narrow keys are widened in registers
+        BM, BN = min(BM, 64), min(BN, 32)
+    few = BM <= 16
+    return _fit(BM, BN, 4 if few else 8, 2 if few else 3, lambda *sizes: _forward_bytes(problem, *sizes), machine)
+
+
+@lru_cache(maxsize=4096)
+def backward(problem: Problem, machine: Machine, kind: str, by_box: bool) -> Tile:
+    """The tile of a pass of `backward.py`: "queries", "keys" or "bias"; NONE if none fits the shared memory."""
+    known = measured(f"d_{kind}", problem, machine) if by_box and not _extras(problem) else None
+    if known is not None:
+        return known
+    BM, BN = _size(D_KEYS if kind == "keys" else D_QUERIES, problem, machine, by_box and kind != "bias")
+    if kind == "bias":
+        BM = min(BM, 32 if _kind(problem, machine) == "blackwell" else 64)
+    warps = 4 if by_box and kind == "queries" and _extras(problem) else 8
+    # a shared bias is passed by loop in loop, which leaves registers for no more than one tile in flight
+    return _fit(BM, BN, warps, 1 if kind == "bias" else 3, lambda *sizes: _backward_bytes(problem, kind, *sizes), machine)
+
+
+def measured(kernel: str, problem: Problem, machine: Machine) -> Tile | None:
+    """The tile that was fastest on a machine like this, if one was measured."""
+    width = max(padded(problem.D), padded(problem.V), 64)
+    seen = "full" if causal_window(problem.call.mask) == (None, None) else "masked"
+    found = tuned(MEASURED[machine.arch])["tiles"].get(kernel, {}).get(f"{width} {seen}") if machine.arch in MEASURED else None
+    return None if found is None else Tile(*found)
+
+
+@lru_cache(maxsize=None)
+def tuned(name: str) -> dict[str, Any]:
+    """What `tools/tune.py` wrote on a machine."""
+    found: dict[str, Any] = json.loads((Path(__file__).parent / "tuned" / f"{name}.json").read_text())
+    return found
+
+
+def _kind(problem: Problem, machine: Machine) -> str:
+    if problem.dtype == "float32":
+        return "float32"
+    if machine.arch.startswith("gfx"):
+        return "amd"
+    return {"sm75": "turing", "sm90": "shared", "sm100": "blackwell", "sm103": "blackwell"}.get(machine.arch, "registers")
+
+
+def _size(sizes: dict[str, Sizes], problem: Problem, machine: Machine, by_box: bool) -> tuple[int, int]:
+    kind, width = "boxes" if by_box else _kind(problem, machine), max(padded(problem.D), padded(problem.V))
+    BM, BN = sizes[kind][0 if width <= 64 else width.bit_length() - 7]
+    if _extras(problem):
+        most = BUSY[kind][sizes is D_KEYS]
+        return min(BM, most[0]), min(BN, most[1])
+    return BM, BN
+
+
+def _extras(problem: Problem) -> int:
+    """What takes registers of its own: 1 for a bias alone, 2 where masks by arrays or random numbers meet the scores."""
+    call = problem.call
+    arrays = any(isinstance(part, Documents | Blocks | Dense) for part in split(call.mask)[2])
+    if arrays or call.dropout is not None or (call.bias is not None and call.alibi is not None):
+        return 2
+    return int(call.bias is not None)
+
+
+def _fit(BM: int, BN: int, warps: int, most: int, needed: Callable[[int, int, int], int], machine: Machine) -> Tile:
+    """The tile, halved until shared memory holds it, keys first, since rows are what is read less often; with as many tiles
+    in flight as it holds: `most` at most, two where registers are short, and one where loads are not asynchronous."""
+    held = SHARED_KIB[machine.arch] * 1024
+    while needed(BM, BN, 1) > held:
+        if BN > 16:
+            BN //= 2
+        elif BM > 16:
+            BM //= 2
+        else:
+            return NONE
+    most = min(most, {"sm75": 1, "sm90": 3, "sm100": 3, "sm103": 3}.get(machine.arch, 2))
+    return Tile(BM, BN, warps, max(n for n in range(1, most + 1) if n == 1 or needed(BM, BN, n) <= held))
+
+
+def _forward_bytes(problem: Problem, BM: int, BN: int, in_flight: int) -> int:
+    """Shared memory of a program: queries, tiles of keys and values in flight, and the weights."""
+    D, V = padded(problem.D), padded(problem.V)
+    return (4 if problem.dtype == "float32" else 2) * (BM * D + in_flight * BN * (D + V) + BM * BN)
+
+
+def _backward_bytes(problem: Problem, kind: str, BM: int, BN: int, in_flight: int) -> int:
+    """Shared memory of a program of a pass: both arrays of what it keeps and of what passes, and weights and their gradients."""
+    held, passing = (BN, BM) if kind == "keys" else (BM, BN)
+    both = padded(problem.D) + padded(problem.V)
+    return (4 if problem.dtype == "float32" else 2) * (held * both + in_flight * passing * both + 2 * BM * BN)

@@ -1,0 +1,132 @@
+"""The Triton room on a GPU that is here: graphs, no waiting, torch.compile, far elements, the same bits, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from strobe import Causal, Packed, Paged, State, append, attention, attention_state, merge, using
+from strobe.masks import Window
+
+from ..contract.rooms import on_a_gpu
+
+pytestmark = pytest.mark.skipif(not on_a_gpu("triton"), reason="this machine has no GPU that runs Triton")
+
+
+@pytest.fixture(autouse=True)
+def in_triton() -> Iterator[None]:
+    torch.manual_seed(0)
+    with using("triton"):
+        yield
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.bfloat16, gradients: bool = False) -> Tensor:
+    return torch.randn(*shape, device="cuda", dtype=dtype, requires_grad=gradients)
+
+
+def pages(B: int, S: int, G: int = 2, D: int = 64, z: int = 16) -> Paged:
+    columns = S // z
+    table = torch.randperm(B * columns, device="cuda").view(B, columns).int()
+    lengths = torch.full((B,), S, device="cuda", dtype=torch.int32)
+    return Paged(drawn(B * columns, z, G, D), drawn(B * columns, z, G, D), table, lengths, S)
+
+
+def calls() -> dict[str, Callable[[], Any]]:
+    """What a server does: a prompt, a token over pages, writing them, merging; and a step of training."""
+    q, k, v = drawn(2, 300, 8, 64), drawn(2, 300, 2, 64), drawn(2, 300, 2, 64)
+    token, paged, new = drawn(2, 1, 8, 64), pages(2, 2048), drawn(2, 1, 2, 64)
+    packed = Packed(drawn(300, 8, 64), torch.tensor([0, 100, 300], device="cuda", dtype=torch.int32), 200)
+    leaves = drawn(2, 300, 8, 64, gradients=True), drawn(2, 300, 2, 64, gradients=True), drawn(2, 300, 2, 64, gradients=True)
+    state = State(drawn(2, 8, 8, 64), drawn(2, 8, 8, dtype=torch.float32))
+    return {
+        "prompt": lambda: attention(q, k, v, mask=Causal()),
+        "packed": lambda: attention(packed, Packed(k[0], packed.offsets, 200), Packed(v[0], packed.offsets, 200), mask=Causal()),
+        "window": lambda: attention(q, k, v, mask=Causal() & Window(before=50)),
+        "token": lambda: attention(token, paged, mask=Causal()),
+        "append": lambda: append(paged, new, new),
+        "merge": lambda: merge(state, state).out,
+        "training": lambda: torch.autograd.grad(attention(*leaves, mask=Causal()).sum(), leaves),
+    }
+
+
+NAMES = ("prompt", "packed", "window", "token", "append", "merge", "training")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_waits_for_the_device(name: str) -> None:
+    run = calls()[name]
+    run()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", ["prompt", "window", "token"])
+def test_a_call_is_captured_in_a_graph(name: str) -> None:
+    run = calls()[name]
+    expected = run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run()
+    found.zero_()
+    graph.replay()
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_torch_compiles_a_step_without_a_break(dynamic: bool) -> None:
+    def loss(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention(q * 1.0, k, v, mask=Causal()).float().square().mean()
+
+    compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic)
+    for T in (128, 192):
+        leaves = drawn(1, T, 4, 64, gradients=True), drawn(1, T, 2, 64, gradients=True), drawn(1, T, 2, 64, gradients=True)
+        for found, expected in zip(torch.autograd.grad(compiled(*leaves), leaves), torch.autograd.grad(loss(*leaves), leaves), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("T", [1, 64])
+def test_elements_beyond_two_to_the_31_are_read_where_they_are(T: int) -> None:
+    S, G, D = 2**20 + 512, 16, 128
+    k, v, q = drawn(1, S, G, D), drawn(1, S, G, D), drawn(1, T, G, D)
+    assert k.numel() > 2**31
+    whole = attention_state(q, k, v)
+    parts = [attention_state(q, k[:, a:b], v[:, a:b]) for a, b in ((0, S // 2), (S // 2, S))]
+    joined = merge(*parts)
+    torch.testing.assert_close(whole.lse, joined.lse, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(whole.out.float(), joined.out.float(), atol=2e-5, rtol=2e-2)
+    last = attention(q, k[:, -64:], v[:, -64:])
+    turned = attention(q, torch.cat([k[:, :1], k[:, -64:]], 1)[:, 1:], torch.cat([v[:, :1], v[:, -64:]], 1)[:, 1:])
+    torch.testing.assert_close(last, turned)
+
+
+@pytest.mark.parametrize("D", [64, 128, 96])
+def test_the_same_bits_every_time(D: int) -> None:
+    leaves = drawn(2, 777, 8, D, gradients=True), drawn(2, 777, 2, D, gradients=True), drawn(2, 777, 2, D, gradients=True)
+    first, *others = ([(out := attention(*leaves, mask=Causal())), *torch.autograd.grad(out.float().square().sum(), leaves)] for _ in range(4))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_a_step_takes_the_memory_that_torchs_takes() -> None:
+    def peak(run: Callable[..., Tensor]) -> int:
+        leaves = [drawn(1, 16384, 16, 128, gradients=True) for _ in range(3)]
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        out = run(*leaves)
+        out.backward(torch.ones_like(out))
+        return torch.cuda.max_memory_allocated() - before
+
+    def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True).transpose(1, 2)
+
+    assert peak(lambda q, k, v: attention(q, k, v, mask=Causal())) <= 1.05 * peak(flash)
