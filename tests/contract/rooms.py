@@ -126,8 +126,8 @@ def launched(room: str, chosen: Plan, changed: Any, *others: Any) -> Any:
         pairs.append((x, x.to("cuda:0")))
         return pairs[-1][1]
 
-    moved_first = map_arrays(changed, there)
-    found = start(chosen, moved_first, *(moved(room, other) for other in others))
+    copied = State(*map(there, changed)) if isinstance(changed, State) else map_arrays(changed, there)
+    found = start(chosen, copied, *(State(*(moved(room, x) for x in y)) if isinstance(y, State) else moved(room, y) for y in others))
     for mine, theirs in pairs:
         mine.copy_(theirs)
     return back(found) if isinstance(found, State) else found

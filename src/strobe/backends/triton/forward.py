@@ -9,6 +9,8 @@ Source: Dao, 2023, arXiv:2307.08691, algorithm 1; splits: Dao et al., 2023, Flas
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -90,7 +92,7 @@ def step(
 
 @triton.jit
 def attend(
-    q, k, v, k_box, v_box, out, lse, layout, mask, terms, G, pairs, section, SPLITS: tl.constexpr, UNSEEN: tl.constexpr,
+    q, k, v, k_box, v_box, out, lse, sums, layout, mask, terms, G, pairs, section, SPLITS: tl.constexpr, UNSEEN: tl.constexpr,
     BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
@@ -169,9 +171,12 @@ def attend(
     b_out = b_acc / b_divisor[:, None]
     if terms.threshold is not None:
         b_out *= terms.keep_scale
-    b_lse = tl.where(some_key, (b_m + tl.log2(b_divisor)) * LN_2, float("-inf"))
     if SPLITS > 1:  # [splits, rows of the whole call, …], one part after another
         o_token += tl.program_id(1).to(tl.int64) * out.strides[3]
+        b_lse = tl.where(some_key, b_m, float("-inf"))
+        tl.store(at_row(sums, i_b, o_token, o_h), b_l, mask=m_row)
+    else:
+        b_lse = tl.where(some_key, (b_m + tl.log2(b_divisor)) * LN_2, float("-inf"))
     write(out, i_b, o_token, o_h, m_row, tl.arange(0, BV), V, b_out)
     tl.store(at_row(lse, i_b, o_token, o_h), b_lse, mask=m_row)
 
@@ -186,18 +191,18 @@ def launch(plan: Plan, call: Call) -> State:
     if not out.numel():
         return State(out, lse)
     if splits == 1:
-        start(plan, problem, call, arguments.rows(out), arguments.numbers(lse), 1)
+        start(plan, problem, call, arguments.rows(out), arguments.numbers(lse), None, 1)
         return State(out, lse)
     parts = tokens.new_empty((splits, *out.shape), dtype=torch.float32)
-    part_lse = tokens.new_empty((splits, *lse.shape), dtype=torch.float32)
+    tops, sums = tokens.new_empty((2, splits, *lse.shape), dtype=torch.float32)
     first, each = arguments.rows(parts[0]), tokens.shape[0] * tokens.shape[1] if tokens.dim() == 4 else tokens.shape[0]
-    start(plan, problem, call, first._replace(strides=(*first.strides, each)), arguments.numbers(part_lse[0]), splits)
-    join(parts, part_lse, out, lse)
+    start(plan, problem, call, first._replace(strides=(*first.strides, each)), *map(arguments.numbers, (tops[0], sums[0])), splits)
+    join(parts, tops, sums, out, lse)
     return State(out, lse)
 
 
-def start(plan: Plan, problem: Problem, call: Call, out: arguments.Rows, lse: arguments.Rows, splits: int) -> None:
-    """Starts the kernel."""
+def start(plan: Plan, problem: Problem, call: Call, out: arguments.Rows, lse: arguments.Rows, sums: Any, splits: int) -> None:
+    """Starts the kernel; of parts, their greatest scores come where the lse would, and the sums of weights."""
     k, v = key_sides(call.keys)
     tile, pairs = sizes.forward(problem, plan.machine, True), problem.B * problem.G
     boxes = arguments.boxes(plan, (k, tile.keys, problem.D), (v, tile.keys, problem.V))
@@ -207,7 +212,7 @@ def start(plan: Plan, problem: Problem, call: Call, out: arguments.Rows, lse: ar
     unseen = split(call.mask) != (None, None, ()) or not isinstance(call.keys, Dense)  # keys in a tile that a row may not see
     with torch.cuda.device_of(arguments.tokens(call)):
         attend[(programs, splits)](
-            arguments.rows(arguments.tokens(call)), arguments.side(k), arguments.side(v), *(boxes or (None, None)), out, lse,
+            arguments.rows(arguments.tokens(call)), arguments.side(k), arguments.side(v), *(boxes or (None, None)), out, lse, sums,
             arguments.layout(problem, call), arguments.seen(call), arguments.terms(plan, call), problem.G, pairs,
             sizes.section(problem), SPLITS=splits, UNSEEN=unseen, **arguments.sizes(problem, call), **arguments.options(tile),
         )  # fmt: skip

@@ -21,15 +21,15 @@ HELD = 2048  # numbers of out that a program holds, at most
 
 
 @triton.jit
-def fold(b_top, b_l, b_acc, p_out, p_lse, o_m, m_m, V: tl.constexpr, BV: tl.constexpr):
-    """(greatest lse, sum of weights, weighted sum) of [BM] rows with one more state in them; lse in base 2."""
+def fold(b_top, b_l, b_acc, b_lse, b_sum, p_out, o_m, m_m, V: tl.constexpr, BV: tl.constexpr):
+    """(greatest score, sum of weights, weighted sum) of [BM] rows with one more state in them, whose greatest score and sum of
+    weights these are; scores in base 2. An lse is the greatest score of a sum of 1."""
     o_v = tl.arange(0, BV)
-    b_lse = tl.load(p_lse + o_m, mask=m_m, other=float("-inf")).to(tl.float32) * LOG2_E
     b_out = tl.load(p_out + o_m[:, None] * V + o_v[None, :], mask=m_m[:, None] & (o_v < V)[None, :], other=0.0).to(tl.float32)
     b_new = tl.maximum(b_top, b_lse)
     b_base = tl.where(b_new == float("-inf"), 0.0, b_new)
     b_decay = tl.exp2(b_top - b_base)
-    b_weight = tl.exp2(b_lse - b_base)
+    b_weight = tl.exp2(b_lse - b_base) * b_sum
     # a state without keys has weight 0, and its out may be anything
     b_acc = b_acc * b_decay[:, None] + tl.where((b_lse == float("-inf"))[:, None], 0.0, b_out * b_weight[:, None])
     return b_new, b_l * b_decay + b_weight, b_acc
@@ -47,8 +47,11 @@ def end(b_top, b_l, b_acc, p_out, p_lse, o_m, m_m, V: tl.constexpr, BV: tl.const
 
 
 @triton.jit
-def merge_parts(p_parts, p_part_lse, p_out, p_lse, rows, PARTS: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr):
-    """Rows of [parts, rows, V] and [parts, rows] as rows of one state."""
+def merge_parts(
+    p_parts, p_tops, p_sums, p_out, p_lse, rows, PARTS: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr
+):  # fmt: skip
+    """Rows of [parts, rows, V] and [parts, rows] as rows of one state. Parts tell their greatest score and sum of weights apart:
+    an lse would round both away."""
     o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
     m_m = o_m < rows
     b_top = tl.full([BM], float("-inf"), tl.float32)
@@ -56,7 +59,9 @@ def merge_parts(p_parts, p_part_lse, p_out, p_lse, rows, PARTS: tl.constexpr, V:
     b_acc = tl.zeros([BM, BV], tl.float32)
     for i in range(PARTS):
         o_part = (o_m * 0 + i) * rows + o_m
-        b_top, b_l, b_acc = fold(b_top, b_l, b_acc, p_parts, p_part_lse, o_part, m_m, V, BV)
+        b_part = tl.load(p_tops + o_part, mask=m_m, other=float("-inf"))
+        b_sum = tl.load(p_sums + o_part, mask=m_m, other=0.0)
+        b_top, b_l, b_acc = fold(b_top, b_l, b_acc, b_part, b_sum, p_parts, o_part, m_m, V, BV)
     end(b_top, b_l, b_acc, p_out, p_lse, o_m, m_m, V, BV)
 
 
@@ -68,8 +73,10 @@ def merge_two(p_a, p_a_lse, p_b, p_b_lse, p_out, p_lse, rows, V: tl.constexpr, B
     b_top = tl.full([BM], float("-inf"), tl.float32)
     b_l = tl.zeros([BM], tl.float32)
     b_acc = tl.zeros([BM, BV], tl.float32)
-    b_top, b_l, b_acc = fold(b_top, b_l, b_acc, p_a, p_a_lse, o_m, m_m, V, BV)
-    b_top, b_l, b_acc = fold(b_top, b_l, b_acc, p_b, p_b_lse, o_m, m_m, V, BV)
+    b_a = tl.load(p_a_lse + o_m, mask=m_m, other=float("-inf")).to(tl.float32) * LOG2_E
+    b_b = tl.load(p_b_lse + o_m, mask=m_m, other=float("-inf")).to(tl.float32) * LOG2_E
+    b_top, b_l, b_acc = fold(b_top, b_l, b_acc, b_a, 1.0, p_a, o_m, m_m, V, BV)
+    b_top, b_l, b_acc = fold(b_top, b_l, b_acc, b_b, 1.0, p_b, o_m, m_m, V, BV)
     end(b_top, b_l, b_acc, p_out, p_lse, o_m, m_m, V, BV)
 
 
@@ -80,11 +87,12 @@ def tile(rows: int, V: int) -> dict[str, int]:
     return {"V": V, "BV": padded(V), "BM": BM, "num_warps": 8 if held > 1024 else 4 if held > 256 else 1}
 
 
-def join(parts: Tensor, part_lse: Tensor, out: Tensor, lse: Tensor) -> None:
-    """Writes the parts [parts, …, V] and their lse [parts, …], merged, into out and lse; all are contiguous."""
+def join(parts: Tensor, tops: Tensor, sums: Tensor, out: Tensor, lse: Tensor) -> None:
+    """Writes the parts [parts, …, V], merged by their greatest scores and sums of weights [parts, …], into out and lse; all are
+    contiguous."""
     rows, size = lse.numel(), tile(lse.numel(), out.shape[-1])
     with torch.cuda.device_of(out):
-        merge_parts[(triton.cdiv(rows, size["BM"]),)](parts, part_lse, out, lse, rows, PARTS=parts.shape[0], **size)
+        merge_parts[(triton.cdiv(rows, size["BM"]),)](parts, tops, sums, out, lse, rows, PARTS=parts.shape[0], **size)
 
 
 def launch(plan: Plan, a: State, b: State) -> State:

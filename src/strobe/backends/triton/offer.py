@@ -50,7 +50,7 @@ def offer(problem: Question, machine: Machine) -> Offer | Refusal:
     parts = splits(problem, machine, programs)
     why = f"{programs * parts} program(s) on {machine.units} units, {problem.group} query head(s) of a key head in one tile"
     rows = problem.B * problem.T * problem.H
-    return Offer("forward", why, tiles[0][:2], parts, 0 if parts == 1 else 4 * parts * rows * (problem.V + 1))
+    return Offer("forward", why, tiles[0][:2], parts, 0 if parts == 1 else 4 * parts * rows * (problem.V + 2))
 
 
 def _machine(machine: Machine) -> list[str]:
