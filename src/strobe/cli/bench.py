@@ -166,6 +166,29 @@ def features(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def gpu(arguments: argparse.Namespace) -> int:
+    """Prefill, training, features and memory on this GPU; writes `gpu.json`."""
+    from strobe.lab import gpu as lab
+
+    here = lab.check_gpu()
+    shapes = lab.shapes(arguments.quick)
+    works = [lambda shape=shape: lab.forward(shape, arguments.flex) for shape in shapes]
+    works += [lambda shape=shape: lab.backward(shape, arguments.flex) for shape in shapes if shape.D <= lab.WIDEST_TRAINED]
+    works += lab.features(arguments.quick)
+    command = "strobe bench gpu" + " --flex" * arguments.flex + " --quick" * arguments.quick
+    with Sheet(Path(arguments.out), "gpu", command, here) as sheet, progress(len(works) + 3) as advance:
+        for row in lab.measure(works):
+            sheet.rows.append(row)
+            advance(row.case)
+        for make in (lab.memory, lab.host, lab.first):
+            sheet.rows.append(make())
+            advance(sheet.rows[-1].case)
+    for title, rows in report.gpu_tables(sheet.result["rows"]).items():
+        show_table(*rows, title=title)
+    print(f"\nwritten: {sheet.path}")
+    return 0
+
+
 def _words(arguments: argparse.Namespace, suite: str, words: tuple[str, ...]) -> str:
     """The command that makes a suite's file again."""
     command = [f"strobe bench {suite}", *(f"--{word} {getattr(arguments, word)}" for word in words)]

@@ -21,12 +21,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from strobe import Bias, Blocks, Causal, Full, Mask, Sink, SoftCap, Window, attention
+from strobe import Blocks, Causal, Full, Mask, Sink, SoftCap, Window, attention
 from strobe.errors import Broken, Invalid
 from strobe.faces.torch import machine
 from strobe.lab.results import Row
 
 TOKENS, WIDTH = 16384, 2048  # batch × length, heads × width
+WIDEST_TRAINED = 128  # of the rows that measure the backward pass
 ROUNDS, MILLISECONDS, IDLE = 5, 10.0, 0.06
 FLASH, CUDNN, FLEX = "torch flash", "cuDNN", "FlexAttention"
 APART = {"forward": 0.02, "backward": 0.06}  # of a result, relative to its norm: both sides are rounded to bfloat16
@@ -44,16 +45,16 @@ class Shape(NamedTuple):
     masked: bool
 
     @property
-    def B(self) -> int:
+    def batch(self) -> int:
         """Sequences."""
         return max(1, TOKENS // self.S)
 
     def __str__(self) -> str:
-        return f"B{self.B} S{self.S} H{self.H} G{self.G} D{self.D} bf16 {'causal' if self.masked else 'full'}"
+        return f"B{self.batch} S{self.S} H{self.H} G{self.G} D{self.D} bf16 {'causal' if self.masked else 'full'}"
 
     def flops(self, verb: str) -> float:
         """Of the products, those of masked pairs left out; 2.5 times as many backward."""
-        return 4.0 * self.B * self.H * self.S**2 * self.D * (0.5 if self.masked else 1.0) * (1.0 if verb == "forward" else 2.5)
+        return 4.0 * self.batch * self.H * self.S**2 * self.D * (0.5 if self.masked else 1.0) * (1.0 if verb == "forward" else 2.5)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def shapes(quick: bool) -> list[Shape]:
 def arrays(shape: Shape, gradients: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Random queries, keys, values."""
     sizes = ((shape.H, shape.D), (shape.G, shape.D), (shape.G, shape.D))
-    made = (torch.randn(shape.B, shape.S, *size, device="cuda", dtype=torch.bfloat16, requires_grad=gradients) for size in sizes)
+    made = (torch.randn(shape.batch, shape.S, *size, device="cuda", dtype=torch.bfloat16, requires_grad=gradients) for size in sizes)
     return next(made), next(made), next(made)
 
 
@@ -153,7 +154,8 @@ def features(quick: bool) -> list[Callable[[], Work]]:
     return [
         lambda: _window(long),
         *(lambda share=share: _blocks(long, share) for share in (0.5, 0.25, 0.125)),
-        *(lambda name=name, verb=verb: _term(name, verb, S) for verb in ("forward", "forward and backward") for name in ("cap", "sink", "bias")),
+        *(lambda name=name: _term(name, "forward", S) for name in ("cap", "sink", "bias")),
+        *(lambda name=name: _term(name, "forward and backward", S) for name in ("cap", "sink", "bias")),
     ]
 
 
@@ -176,26 +178,28 @@ def _blocks(S: int, share: float) -> Work:
 
     some, every = mask(share), mask(1.0)
     ours = lambda: attention(q, k, v, mask=some)
-    return Work(f"blocks of 128, {share:.3f} of them kept, forward {shape}", ours, {"all blocks kept": lambda: attention(q, k, v, mask=every)})
+    peers = {"all blocks kept": lambda: attention(q, k, v, mask=every)}
+    return Work(f"blocks of 128, {share:.3f} of them kept, forward {shape}", ours, peers)
 
 
 def _term(name: str, verb: str, S: int) -> Work:
     shape = Shape(S, 128, 16, 16, True)
     training = verb != "forward"
     q, k, v = arrays(shape, training)
-    more: dict[str, Any] = {"cap": {"cap": SoftCap(30.0)}, "sink": {"sink": Sink(torch.randn(16, device="cuda", requires_grad=training))}}.get(name, {})
-    if name == "bias":  # of the distance, for each head: what T5 and its like learn
-        more = {"bias": Bias(torch.randn(1, 16, S, S, device="cuda", dtype=torch.bfloat16, requires_grad=training))}
+    learnt = [q, k, v]
+    more: dict[str, Any] = {"cap": SoftCap(30.0)}
+    if name != "cap":
+        size = (16,) if name == "sink" else (1, 16, S, S)
+        kind = torch.float32 if name == "sink" else torch.bfloat16
+        learnt.append(torch.randn(size, device="cuda", dtype=kind, requires_grad=training))
+        more = {name: Sink(learnt[-1]) if name == "sink" else learnt[-1]}
     gradient = torch.randn_like(q).detach()
 
-    def step(**terms: Any) -> Any:
+    def step(leaves: list[Tensor], **terms: Any) -> Any:
         out = attention(q, k, v, mask=Causal(), **terms)
-        if not training:
-            return out
-        learnt = [x for x in (q, k, v, *(getattr(t, "values", getattr(t, "logits", None)) for t in terms.values())) if isinstance(x, Tensor) and x.requires_grad]
-        return torch.autograd.grad(out, learnt, gradient)
+        return torch.autograd.grad(out, leaves, gradient) if training else out
 
-    return Work(f"{name}, {verb} {shape}", lambda: step(**more), {"without it": step})
+    return Work(f"{name}, {verb} {shape}", lambda: step(learnt, **more), {"without it": lambda: step(learnt[:3])})
 
 
 def measure(works: list[Callable[[], Work]]) -> Iterator[Row]:
@@ -249,7 +253,8 @@ def memory(S: int = 16384) -> Row:
             return scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True).transpose(1, 2)
 
     ours = peak(lambda q, k, v: attention(q, k, v, mask=Causal()))
-    return Row(f"forward and backward S{S} H16 D128 bf16 causal", ours, {FLASH: peak(flash)}, None, "triton", metric="peak memory", unit="MiB")
+    case = f"forward and backward S{S} H16 D128 bf16 causal"
+    return Row(case, ours, {FLASH: peak(flash)}, None, "triton", metric="peak memory", unit="MiB")
 
 
 def host(calls: int = 200) -> Row:
@@ -285,7 +290,8 @@ print(time.perf_counter() - start)
 
 def first() -> Row:
     """The first call of a process, its kernels in Triton's cache on the disk (the second process of two)."""
-    seconds = [float(subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, check=True).stdout) for _ in range(2)]
+    command = [sys.executable, "-c", FIRST]
+    seconds = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(2)]
     return Row("first call of a process", round(seconds[1], 3), {"kernels not in the cache": round(seconds[0], 3)}, None, "triton", unit="s")
 
 

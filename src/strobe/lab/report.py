@@ -47,6 +47,31 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     return headings, lines
 
 
+def gpu_tables(rows: list[dict[str, Any]]) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """{title: (headings, lines)} of the gpu suite: TFLOP/s of the passes, what features cost, and the rest."""
+    found: dict[str, tuple[list[str], list[list[str]]]] = {}
+    for verb in ("forward", "backward"):
+        passes = [row for row in rows if row["case"].startswith(f"{verb} B")]
+        peers = peers_of(passes)
+        lines = []
+        for row in passes:
+            work = row["tflops"] * row["strobe"]
+            lines.append([row["case"].removeprefix(f"{verb} "), f"{row['tflops']:.0f}", *(f"{work / row['peers'][p]:.0f}" for p in peers),
+                          *(against(row, p) for p in peers)])  # fmt: skip
+        found[f"{verb}, TFLOP/s"] = ["shape", "strobe", *peers, *(f"{peer} takes" for peer in peers)], lines
+    others = [row for row in rows if "tflops" not in row]
+    found["features, memory, host"] = (
+        ["case", "strobe", "beside", "takes", "which is"],
+        [[row["case"], _measured(row, row["strobe"]), peer, _measured(row, value), against(row, peer)] for row in others
+         for peer, value in row["peers"].items()],
+    )  # fmt: skip
+    return found
+
+
+def _measured(row: dict[str, Any], value: float | str) -> str:
+    return us(value) if row["unit"] == "us" else f"{value} {row['unit']}"
+
+
 def beside_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """(headings, lines) of the features suite: each row beside its yardstick, and how many times its time was wished for."""
     lines = []

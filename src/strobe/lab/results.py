@@ -128,16 +128,19 @@ def check(result: Any, name: str) -> None:
 
 
 def slug(machine: Machine) -> str:
-    """A folder name for a machine: what is left of the processor's name, its instruction set, its threads.
+    """A folder name for a machine: what is left of its name, its instruction set, a processor's threads.
 
     >>> slug(Machine("Intel(R) Xeon(R) Processor", "cpu", "amx", 2))
     'xeon-amx-2t'
     >>> slug(Machine("AMD EPYC 7763 64-Core Processor", "cpu", "avx2", 8))
     'epyc-7763-avx2-8t'
+    >>> slug(Machine("NVIDIA H200", "cuda", "sm90", 132))
+    'h200-sm90'
     """
     name = re.sub(r"\((r|tm)\)|@.*$|\d+-core", " ", machine.name.lower())
-    words = [word for word in re.findall(r"[a-z0-9]+", name) if word not in ("intel", "amd", "cpu", "processor", "with")]
-    return "-".join([*(words or [platform.machine().lower()]), machine.arch, f"{machine.units}t"])
+    words = [word for word in re.findall(r"[a-z0-9]+", name) if word not in ("intel", "amd", "nvidia", "cpu", "processor", "with")]
+    threads = [f"{machine.units}t"] if machine.device == "cpu" else []
+    return "-".join([*(words or [platform.machine().lower()]), machine.arch, *threads])
 
 
 def versions() -> dict[str, str]:
