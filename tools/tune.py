@@ -43,7 +43,7 @@ from strobe.problem import Call, check  # noqa: E402
 LENGTHS = (1024, 4096, 16384)
 TOKENS, WIDTH = 16384, 2048  # batch × length, heads × width
 ROUNDS, MILLISECONDS, IDLE = 3, 10.0, 0.05
-TILES: dict[str, dict[int, tuple[tuple[int, ...], ...]]] = {  # fmt: skip
+TILES: dict[str, dict[int, tuple[tuple[int, ...], ...]]] = {
     "attend": {
         64: ((64, 64, 4, 3), (64, 64, 4, 2), (64, 64, 4, 2, 96), (64, 64, 4, 2, 104), (64, 64, 4, 2, 112), (128, 64, 4, 3),
              (128, 64, 8, 3)),

@@ -292,7 +292,8 @@ def first() -> Row:
     """The first call of a process, its kernels in Triton's cache on the disk (the second process of two)."""
     command = [sys.executable, "-c", FIRST]
     seconds = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(2)]
-    return Row("first call of a process", round(seconds[1], 3), {"kernels not in the cache": round(seconds[0], 3)}, None, "triton", unit="s")
+    cold, warm = (round(value, 3) for value in seconds)
+    return Row("first call of a process", warm, {"kernels not in the cache": cold}, None, "triton", unit="s")
 
 
 def check_gpu() -> Any:
