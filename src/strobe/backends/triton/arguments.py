@@ -7,6 +7,7 @@ own, and Triton 3.6 loses a stride of 1 in there (a constant, to it) if no const
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -14,8 +15,9 @@ from triton import knobs
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from strobe.backends.triton.sizes import boxes as by_boxes
-from strobe.backends.triton.sizes import Tile, padded
+from strobe.backends.triton.sizes import Tile, padded, section
 from strobe.backends.triton.tiles import DENSE, PACKED, PAGED, RANGED
+from strobe.layouts import Dense as Keys
 from strobe.layouts import Packed, PackedKeys, Paged, Ranged
 from strobe.masks import Blocks, Dense, Documents, Prefix, Tree, split
 from strobe.plan import Plan
@@ -118,27 +120,29 @@ def strides(x: Tensor) -> tuple[int, ...]:
     return (0, *found[:2]) if x.dim() == 3 else found[:3]
 
 
-def boxes(plan: Plan, *asked: tuple[Any, int, int]) -> tuple[TensorDescriptor, ...]:
-    """The arrays `[B, N, heads, width]`, or packed, as the copy engine of a GPU takes them: tiles of so many rows of a head,
-    so wide; none if it can't, or need not."""
-    problem = plan.problem
-    assert isinstance(problem, Problem)
-    return tuple(box(*one) for one in asked) if by_boxes(problem, plan.machine) and all(fits(x) for x, _, _ in asked) else ()
+class Box(TensorDescriptor):
+    """An array for the copy engine, looked at by `boxes` and not again: that would take longer than the launch."""
+
+    def __post_init__(self) -> None:
+        """Nothing is left to look at."""
 
 
-def fits(x: Tensor) -> bool:
-    """Whether the copy engine reads the array: 16-byte steps from a 16-byte address."""
-    steps = zip(x.shape[:-1], x.stride()[:-1], strict=True)
-    each = 16 // x.element_size()
-    return x.data_ptr() % 16 == 0 and x.numel() > 0 and all(n == 1 or (s > 0 and s % each == 0) for n, s in steps)
-
-
-def box(x: Tensor, rows: int, width: int) -> TensorDescriptor:
-    """The array by sequence, head, token, width."""
-    shape, strides = (1, *x.shape)[-4:], (0, *x.stride())[-4:]
-    steps = [s if n > 1 else width for n, s in zip(shape, strides, strict=True)]  # a step that is never taken
-    order = 0, 2, 1, 3
-    return TensorDescriptor(x, [shape[i] for i in order], [*(steps[i] for i in order[:-1]), 1], [1, 1, rows, padded(width)])
+def boxes(plan: Plan, *asked: tuple[Any, int, int]) -> tuple[Box, ...]:
+    """The arrays `[B, N, heads, width]`, or packed, as the copy engine of a GPU takes them, by sequence, head, token, width: tiles
+    of so many rows of a head, so wide. None if it need not, or can't: it makes 16-byte steps from a 16-byte address."""
+    if not fixed(plan).by_box:
+        return ()
+    made = []
+    for x, rows, width in asked:
+        shape, strides = x.shape, x.stride()
+        if len(shape) == 3:
+            shape, strides = (1, *shape), (0, *strides)
+        (B, N, H, _), (batch, token, head, _) = shape, strides
+        steps = width if B == 1 else batch, width if H == 1 else head, width if N == 1 else token  # some are never taken
+        if x.data_ptr() % 16 or not B * N * H or min(steps) <= 0 or (steps[0] | steps[1] | steps[2]) % 8:
+            return ()
+        made.append(Box(x, [B, H, N, width], [*steps, 1], [1, 1, rows, padded(width)]))
+    return tuple(made)
 
 
 def rows(x: Tensor) -> Rows:
@@ -148,7 +152,8 @@ def rows(x: Tensor) -> Rows:
 
 def numbers(x: Tensor) -> Rows:
     """One number a row: `[B, T, H]`, or packed `[N, H]`."""
-    return Rows(x, strides(x[..., None]))
+    found = x.stride()
+    return Rows(x, (0, *found) if len(found) == 2 else found)
 
 
 def side(x: Any) -> Side:
@@ -160,7 +165,8 @@ def side(x: Any) -> Side:
 
 def wide(*arrays: Tensor) -> bool:
     """Whether an element of an array may lie 2³¹ elements or more from its first."""
-    return any(sum((n - 1) * abs(s) for n, s in zip(x.shape, x.stride(), strict=True)) >= 2**31 for x in arrays if x.numel())
+    large = [x for x in arrays if x.numel() and x.untyped_storage().nbytes() >= 2**31]  # nothing lies outside the storage
+    return any(sum((n - 1) * abs(s) for n, s in zip(x.shape, x.stride(), strict=True)) >= 2**31 for x in large)
 
 
 def broadcast(x: Tensor) -> tuple[int, ...]:
@@ -169,14 +175,46 @@ def broadcast(x: Tensor) -> tuple[int, ...]:
     return (*(0,) * (4 - len(found)), *found)
 
 
-def sizes(problem: Problem, call: Call) -> dict[str, Any]:
-    """What a kernel is compiled for, but for its tile."""
-    k, v = (data(x) for x in key_sides(call.keys))
-    return {
+class Fixed(NamedTuple):
+    """What a plan knows before it sees an array: made once."""
+
+    by_box: bool  # tiles come through the copy engine, if the arrays are aligned
+    section: int
+    unseen: bool  # a tile may hold keys that a row of it does not see
+    sizes: dict[str, Any]
+    seen: Seen | None  # a mask of numbers alone
+    terms: Terms | None  # a scale alone
+    layout: Layout | None  # dense arrays whose last query stands at the last key
+
+
+@lru_cache(maxsize=4096)
+def fixed(plan: Plan) -> Fixed:
+    """What is the same in every call of a plan."""
+    problem = plan.problem
+    assert isinstance(problem, Problem)
+    call = problem.call
+    plain = call.cap is call.bias is call.alibi is call.sink is call.dropout is None
+    dense = isinstance(call.keys, Keys) and not isinstance(call.q, Packed) and call.first is None
+    made_for = {
         "BY_ELEMENT": any(isinstance(part, Documents | Blocks | Dense) for part in split(call.mask)[2]),
-        "GROUP": problem.group, "D": problem.D, "V": problem.V, "BD": padded(problem.D), "BV": padded(problem.V), "WIDE": wide(k, v),
+        "GROUP": problem.group, "D": problem.D, "V": problem.V, "BD": padded(problem.D), "BV": padded(problem.V),
         "WIDEN": knobs.runtime.interpret and problem.dtype == "bfloat16",
     }  # fmt: skip
+    return Fixed(
+        by_box=by_boxes(problem, plan.machine),
+        section=section(problem),
+        unseen=split(call.mask) != (None, None, ()) or not isinstance(call.keys, Keys),
+        sizes=made_for,
+        seen=_seen(call) if call.mask.plain else None,
+        terms=_terms(plan, call) if plain else None,
+        layout=_layout(problem, call) if dense else None,
+    )
+
+
+def sizes(plan: Plan, call: Call) -> dict[str, Any]:
+    """What a kernel is compiled for, but for its tile."""
+    k, v = key_sides(call.keys)
+    return fixed(plan).sizes | {"WIDE": wide(data(k), data(v))}
 
 
 def options(tile: Tile) -> dict[str, int]:
@@ -185,8 +223,13 @@ def options(tile: Tile) -> dict[str, int]:
     return found if tile.registers is None else found | {"maxnreg": tile.registers}
 
 
-def layout(problem: Problem, call: Call) -> Layout:
+def layout(plan: Plan, call: Call) -> Layout:
     """Where the queries and keys of each sequence lie."""
+    assert isinstance(plan.problem, Problem)
+    return fixed(plan).layout or _layout(plan.problem, call)
+
+
+def _layout(problem: Problem, call: Call) -> Layout:
     keys, first = call.keys, call.first
     found = Layout(
         DENSE, problem.T, problem.S,
@@ -206,8 +249,12 @@ def layout(problem: Problem, call: Call) -> Layout:
     return found
 
 
-def seen(call: Call) -> Seen:
+def seen(plan: Plan, call: Call) -> Seen:
     """The mask."""
+    return fixed(plan).seen or _seen(call)
+
+
+def _seen(call: Call) -> Seen:
     before, after, parts = split(call.mask)
     found = Seen(before=None if before is None else min(before, FAR), after=None if after is None else min(after, FAR))
     for part in parts:
@@ -230,6 +277,10 @@ def seen(call: Call) -> Seen:
 
 def terms(plan: Plan, call: Call) -> Terms:
     """The terms of the score."""
+    return fixed(plan).terms or _terms(plan, call)
+
+
+def _terms(plan: Plan, call: Call) -> Terms:
     problem = plan.problem
     assert isinstance(problem, Problem)
     natural = call.cap is not None or call.bias is not None or call.alibi is not None

@@ -365,9 +365,9 @@ def _start(plan: Plan, problem: Problem, call: Call, known: tuple[Tensor, ...], 
     q, (k, v) = arguments.tokens(call), map(arguments.side, key_sides(call.keys))
     q_rows = 0 if isinstance(call.q, Packed) else problem.T
     read, known = (arguments.rows(q), k, v, arguments.rows(grad_out)), (base, delta, base.shape[1], q_rows)
-    asked = arguments.layout(problem, call), arguments.seen(call), arguments.terms(plan, call)
-    made_for, pairs = arguments.sizes(problem, call), problem.B * problem.G
-    places = problem.G, pairs, sizes.section(problem)
+    asked = arguments.layout(plan, call), arguments.seen(plan, call), arguments.terms(plan, call)
+    made_for, pairs = arguments.sizes(plan, call), problem.B * problem.G
+    places = problem.G, pairs, arguments.fixed(plan).section
     at = None if d_bias is None else arguments.Rows(d_bias, arguments.broadcast(d_bias))
     each = d_bias is not None and d_bias.numel() == problem.B * problem.H * problem.T * problem.S
     assert d_q is not None

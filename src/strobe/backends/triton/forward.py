@@ -18,11 +18,9 @@ import triton.language as tl
 from strobe.backends.triton import arguments, sizes
 from strobe.backends.triton.merge import join
 from strobe.backends.triton.tiles import (
-    LN_2, LOG2_E, added, at_row, capped, kept, keys_seen, product, queries_of, rows, scales, sequence, tame, tile_of, values, visible,
-    write,
+    LN_2, LOG2_E, added, at_row, capped, finite, kept, keys_seen, product, queries_of, rows, scales, sequence, tame, tile_of, values,
+    visible, write,
 )  # fmt: skip
-from strobe.layouts import Dense
-from strobe.masks import split
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
 from strobe.state import State
@@ -84,7 +82,7 @@ def step(
         b_v = values(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, MASKED, dtype, v_box)
         if CAREFUL:
             b_wide = b_v.to(tl.float32)
-            wild = wild | (whole == 0) & (tl.max(tl.max((b_wide - b_wide != 0).to(tl.int32), 1), 0) > 0)
+            wild = wild | (whole == 0) & (tl.max(tl.max((finite(b_wide) == 0).to(tl.int32), 1), 0) > 0)
             b_v = tl.where(whole, b_v, tame(b_v))
         b_acc = product(b_p.to(b_v.dtype), b_v, b_acc, WIDEN)
     return b_m, b_l, b_acc, wild
@@ -149,7 +147,7 @@ def attend(
                         BV, BM, BN, WIDE, WIDEN,
                     )  # fmt: skip
     if UNSEEN and (k_box is not None):  # values that go from the copy engine to the products are looked at afterwards
-        if tl.max(tl.max((b_acc - b_acc != 0).to(tl.int32), 1), 0) > 0:
+        if tl.max(tl.max((finite(b_acc) == 0).to(tl.int32), 1), 0) > 0:
             b_m, b_l, b_acc = begin(terms.sink, o_h, m_row, BM, BV)
             for n in tl.range(low, high, BN, num_stages=1, disable_licm=True):  # registers are for the loops above
                 b_m, b_l, b_acc, wild = step(
@@ -164,7 +162,7 @@ def attend(
                 o_n = n + tl.arange(0, 1)
                 b_seen = visible(i_b, b_t, b_h, b_row, o_n[None, :], (o_n < length)[None, :], first, prefix, mask)
                 b_wide = values(v, layout, i_b, i_g, k_first, n, length, 1, V, BV, WIDE, True, q.data.dtype.element_ty, None).to(tl.float32)
-                b_acc += tl.where(b_seen & (b_wide - b_wide != 0), b_wide, 0.0)
+                b_acc += tl.where(b_seen & (finite(b_wide) == 0), b_wide, 0.0)
 
     some_key = b_l != 0.0
     b_divisor = tl.where(some_key, b_l, 1.0)
@@ -204,15 +202,15 @@ def launch(plan: Plan, call: Call) -> State:
 def start(plan: Plan, problem: Problem, call: Call, out: arguments.Rows, lse: arguments.Rows, sums: Any, splits: int) -> None:
     """Starts the kernel; of parts, their greatest scores come where the lse would, and the sums of weights."""
     k, v = key_sides(call.keys)
+    known = arguments.fixed(plan)
     tile, pairs = sizes.forward(problem, plan.machine, True), problem.B * problem.G
     boxes = arguments.boxes(plan, (k, tile.keys, problem.D), (v, tile.keys, problem.V))
     if not boxes:
         tile = sizes.forward(problem, plan.machine, False)
     programs = triton.cdiv(problem.T * problem.group, tile.rows) * pairs
-    unseen = split(call.mask) != (None, None, ()) or not isinstance(call.keys, Dense)  # keys in a tile that a row may not see
     with torch.cuda.device_of(arguments.tokens(call)):
         attend[(programs, splits)](
             arguments.rows(arguments.tokens(call)), arguments.side(k), arguments.side(v), *(boxes or (None, None)), out, lse, sums,
-            arguments.layout(problem, call), arguments.seen(call), arguments.terms(plan, call), problem.G, pairs,
-            sizes.section(problem), SPLITS=splits, UNSEEN=unseen, **arguments.sizes(problem, call), **arguments.options(tile),
+            arguments.layout(plan, call), arguments.seen(plan, call), arguments.terms(plan, call), problem.G, pairs, known.section,
+            SPLITS=splits, UNSEEN=known.unseen, **arguments.sizes(plan, call), **arguments.options(tile),
         )  # fmt: skip

@@ -325,7 +325,13 @@ def product(b_a, b_b, b_sum, WIDEN: tl.constexpr):
 
 
 @triton.jit
+def finite(b_x):
+    """Neither NaN nor infinity. (Of a product, x − x is not 0: the compiler makes one rounding of both.)"""
+    return b_x * 0.0 == 0.0
+
+
+@triton.jit
 def tame(b_x):
     """x with zeros for NaN and infinity: a weight of 0 times NaN would be NaN, and reach rows that do not see it."""
     b_wide = b_x.to(tl.float32)
-    return tl.where(b_wide - b_wide == 0, b_wide, 0.0).to(b_x.dtype)
+    return tl.where(finite(b_wide), b_wide, 0.0).to(b_x.dtype)
