@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Fills the marked places of pages from `benchmarks/results/` and a printed plan, and draws the plots of results.
 
-    python tools/readme.py            writes README.md, docs/rooms/cpu.md, docs/assets/cpu.svg and docs/assets/roofline.svg
+    python tools/readme.py            writes README.md, docs/rooms/{cpu,triton}.md, docs/assets/cpu.svg and docs/assets/roofline.svg
     python tools/readme.py --check    exit code 1 if they are not what would be written
 
 A place begins with `<!-- made: NAME -->` and ends with `<!-- end -->`. Tables are compared word by word; the plots, whose
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from strobe.errors import StrobeError  # noqa: E402
 from strobe.lab import report, results, roofline  # noqa: E402
 
-PAGES = (Path("README.md"), Path("docs/rooms/cpu.md"))
+PAGES = (Path("README.md"), Path("docs/rooms/cpu.md"), Path("docs/rooms/triton.md"))
 PLOTS = {Path("docs/assets/cpu.svg"): report.plot, Path("docs/assets/roofline.svg"): roofline.plot}
 PLAN = "--machine amx-2 --B 1 --T 1 --S 8192 --H 32 --G 8 --D 128 --dtype bfloat16 --causal"
 
@@ -42,7 +42,8 @@ def source(result: dict[str, Any]) -> str:
     about, versions = result["machine"], result["versions"]
     peers = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions)
     commit = result["commit"][:12] + (" with changes" if result["dirty"] else "")
-    where = f"{about['name']}, {about['arch']}, {about['threads']} thread(s)"
+    units = "thread(s)" if about["device"] == "cpu" else "multiprocessors"
+    where = f"{about['name']}, {about['arch']}, {about['threads']} {units}"
     return f"{where}; {peers}; {result['date']}, commit {commit}; `{result['command']}`."
 
 
@@ -78,6 +79,15 @@ def features_table(result: dict[str, Any]) -> str:
     most = result["machine"]["threads"]
     headings, lines = report.beside_table([row for row in result["rows"] if row["case"].endswith(f" {most}T")])
     return f"{report.markdown(headings, lines)}\n\n{source(result)}"
+
+
+def gpu_tables(root: Path) -> dict[str, str]:
+    """The tables of the newest result of a GPU."""
+    found = [results.read(path) for path in sorted((root / "benchmarks" / "results").glob("*/gpu.json"))]
+    result = max(found, key=lambda one: str(one["date"]))
+    tables = report.gpu_tables(result["rows"]).values()
+    names = ("gpu_forward", "gpu_backward", "gpu_features")
+    return {name: f"{report.markdown(*table)}\n\n{source(result)}" for name, table in zip(names, tables, strict=True)}
 
 
 def first_table(result: dict[str, Any]) -> str:
@@ -137,6 +147,7 @@ def blocks_of(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
         "first": first_table(model),
         "features": features_table(results.read(folder / "features.json")),
         "training": training_table(results.read(folder / "training.json")),
+        **gpu_tables(folder.parents[2]),
     }
     return blocks, cpu
 

@@ -176,7 +176,7 @@ def gpu(arguments: argparse.Namespace) -> int:
     works += [lambda shape=shape: lab.backward(shape, arguments.flex) for shape in shapes if shape.D <= lab.WIDEST_TRAINED]
     works += lab.features(arguments.quick)
     command = "strobe bench gpu" + " --flex" * arguments.flex + " --quick" * arguments.quick
-    with Sheet(Path(arguments.out), "gpu", command, here) as sheet, progress(len(works) + 3) as advance:
+    with Sheet(Path(arguments.out), "gpu", command, here, commit=arguments.commit) as sheet, progress(len(works) + 3) as advance:
         for row in lab.measure(works):
             sheet.rows.append(row)
             advance(row.case)

@@ -84,6 +84,7 @@ def _bench(commands: Any) -> None:
     gpu = suites.add_parser("gpu", help="attention on this GPU beside torch's kernels")
     gpu.add_argument("--quick", action="store_true", help="short lengths only")
     gpu.add_argument("--flex", action="store_true", help="FlexAttention as another peer (compiles for seconds a row)")
+    gpu.add_argument("--commit", metavar="HASH", help="of a checkout that was copied here without its history")
     _common(gpu)
     gpu.set_defaults(run=_later("bench", "gpu"))
     features = suites.add_parser("features", help="what a feature gains or costs beside the same call without it")

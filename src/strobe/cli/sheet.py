@@ -28,17 +28,19 @@ class Sheet:
         command: the words that make the file again.
         threads: the most that are measured with; or the machine, where that is not this processor.
         about: what else the file says of the machine.
+        commit: of a checkout that was copied here without its history.
 
     Raises:
         Invalid: nothing can be written there; said before anything is measured.
     """
 
-    def __init__(self, folder: Path, suite: str, command: str, threads: int | Machine, about: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, suite: str, command: str, threads: int | Machine, about: dict[str, Any] | None = None,
+                 commit: str | None = None) -> None:  # fmt: skip
         results.writable(folder)
         self.machine = threads if isinstance(threads, Machine) else Machine.cpu(threads)
         self.path = folder / results.slug(self.machine) / f"{suite}.json"
         self.rows: list[results.Row] = []
-        self._command, self._about = command, about or {}
+        self._command, self._about, self._said = command, about or {}, {} if commit is None else {"commit": commit, "dirty": None}
 
     def __enter__(self) -> Sheet:
         self._before: Any = None
@@ -59,7 +61,7 @@ class Sheet:
             print(f"strobe: stopped; {len(self.rows)} row(s) that were measured are in {partial}, which is not whole", file=sys.stderr)
 
     def _document(self) -> dict[str, Any]:
-        return results.document(self.rows, self.machine, self._command, **self._about)
+        return results.document(self.rows, self.machine, self._command, **self._about) | self._said
 
 
 def stopped(error: BaseException) -> str:

@@ -195,11 +195,11 @@ def _term(name: str, verb: str, S: int) -> Work:
         more = {name: Sink(learnt[-1]) if name == "sink" else learnt[-1]}
     gradient = torch.randn_like(q).detach()
 
-    def step(leaves: list[Tensor], **terms: Any) -> Any:
+    def step(leaves: list[Tensor], terms: dict[str, Any]) -> Any:
         out = attention(q, k, v, mask=Causal(), **terms)
         return torch.autograd.grad(out, leaves, gradient) if training else out
 
-    return Work(f"{name}, {verb} {shape}", lambda: step(learnt, **more), {"without it": lambda: step(learnt[:3])})
+    return Work(f"{name}, {verb} {shape}", lambda: step(learnt, more), {"without it": lambda: step(learnt[:3], {})})
 
 
 def measure(works: list[Callable[[], Work]]) -> Iterator[Row]:
@@ -250,7 +250,8 @@ def memory(S: int = 16384) -> Row:
 
     def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            return scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True).transpose(1, 2)
+            found = scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
+        return found.transpose(1, 2)
 
     ours = peak(lambda q, k, v: attention(q, k, v, mask=Causal()))
     case = f"forward and backward S{S} H16 D128 bf16 causal"

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import subprocess
@@ -157,9 +156,7 @@ def versions() -> dict[str, str]:
 
 
 def provenance() -> tuple[str, bool | None]:
-    """(the commit this package's sources are at, whether they differ from it); ("unknown", None) outside a checkout.
-
-    STROBE_COMMIT names the commit of a checkout that was copied to a machine without its history."""
+    """(the commit this package's sources are at, whether they differ from it); ("unknown", None) outside a checkout."""
     package = Path(__file__).resolve().parents[1]
 
     def git(*words: str) -> str | None:
@@ -171,6 +168,6 @@ def provenance() -> tuple[str, bool | None]:
 
     # an installed package may lie in the folder of some other project's checkout: only a tracked file counts
     if git("ls-files", "--error-unmatch", "errors.py") is None:
-        return os.environ.get("STROBE_COMMIT", "unknown"), None
+        return "unknown", None
     commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ".")
     return commit or "unknown", None if changes is None else bool(changes)

@@ -109,7 +109,7 @@ def forward(problem: Problem, machine: Machine, by_box: bool) -> Tile:
     BM = min(BM, padded(problem.T * problem.group))
     if problem.scaled and BM > 16:  # narrow keys are widened in registers
         BM, BN = min(BM, 64), min(BN, 32)
-    few = BM <= 16
+    few = BM <= 16 and not (problem.scaled and machine.arch == "sm75")
     return _fit(BM, BN, 4 if few else 8, 2 if few else 3, lambda *sizes: _forward_bytes(problem, *sizes), machine)
 
 
