@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from strobe.answers import Question
 from strobe.errors import Invalid, Unsupported
@@ -126,10 +127,55 @@ def launch(chosen: Plan, call: Call) -> State:
 def attend(call: Call) -> State:
     """The state of a call, recorded for autograd where a gradient is asked for."""
     if torch.compiler.is_compiling() or _wants_gradient(call):
+        if _simple(call):
+            return State(*_Simple.apply(call.q, call.keys.k, call.keys.v, call._replace(q=None, keys=None)))
         _refuse_cache_gradients(call)
         q, k, v, bias, slopes, sink, rest, words, sizes = flatten(call)
         return State(*torch.ops.strobe.attention.default(q, k, v, bias, slopes, sink, rest, words, sizes))
     return launch(plan_of(call), call)  # no array asks for a gradient, so there is nothing to switch off
+
+
+_ARRAYS = (Tensor, torch.nn.Parameter)
+
+
+def _simple(call: Call) -> bool:
+    """Whether queries, keys and values are all the arrays there are, and torch does nothing but record: what a step of training
+    is, in a quarter of the operators' time."""
+    keys = call.keys
+    return (
+        type(keys) is Dense
+        and type(call.q) in _ARRAYS
+        and type(keys.k) in _ARRAYS
+        and type(keys.v) in _ARRAYS
+        and call.bias is call.alibi is call.sink is call.first is None
+        and call.mask.plain
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and _get_current_dispatch_mode() is None
+    )
+
+
+class _Simple(torch.autograd.Function):
+    """Attention of three arrays; its gradient is the operators' where that is asked for a gradient too."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, others: Call) -> tuple[Tensor, Tensor]:
+        call = others._replace(q=q, keys=Dense(k, v))
+        out, lse = launch(plan_of(call), call)
+        ctx.others = others
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, v, out, lse = ctx.saved_tensors
+        call = ctx.others._replace(q=q, keys=Dense(k, v))
+        if d_out is None:
+            d_out = torch.zeros_like(out)
+        if torch.is_grad_enabled():
+            return *torch.ops.strobe.attention_backward.default(d_out, d_lse, out, lse, *flatten(call))[:3], None
+        return *_gradients(call, State(out, lse), d_out, d_lse)[:3], None
 
 
 def _refuse_cache_gradients(call: Call) -> None:
@@ -274,10 +320,13 @@ def _gradient_plan(verb: str, call: Call) -> Plan:
 
 
 def _attention_backward(d_out: Tensor, d_lse: Tensor | None, out: Tensor, lse: Tensor, *flat: Any) -> tuple[Tensor, ...]:
-    call = unflatten(*flat)
-    chosen = _gradient_plan("backward", call)
-    found = kernel(chosen.room, chosen.offer.kernel).launch(chosen, call, State(out, lse), d_out.contiguous(), d_lse)
+    found = _gradients(unflatten(*flat), State(out, lse), d_out, d_lse)
     return tuple(d_out.new_empty(0) if g is None else g.contiguous() for g in found)
+
+
+def _gradients(call: Call, state: State, d_out: Tensor, d_lse: Tensor | None) -> Any:
+    chosen = _gradient_plan("backward", call)
+    return kernel(chosen.room, chosen.offer.kernel).launch(chosen, call, state, d_out.contiguous(), d_lse)
 
 
 def _attention_backward_backward(

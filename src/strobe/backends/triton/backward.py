@@ -21,6 +21,7 @@ from torch import Tensor
 
 from strobe.backends.triton import arguments, sizes
 from strobe.backends.triton.sizes import Tile, padded
+from strobe.backends.triton.starting import alike, start
 from strobe.backends.triton.tiles import (
     LOG2_E, added, at_row, capped, fetched, kept, keys_seen, product, queries_of, queries_seeing, rows, scales, sequence, tame, tile_of,
     values, visible, write,
@@ -336,22 +337,24 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
     assert isinstance(problem, Problem)
     q, sides = arguments.tokens(call), key_sides(call.keys)
     out, lse, grad_out = state.out.contiguous(), state.lse.contiguous(), grad_out.contiguous()
-    d_q = torch.zeros_like(q, memory_format=torch.contiguous_format)
+    # every row of a sequence is written; of packed rows some may belong to none
+    d_q = (torch.zeros_like if isinstance(call.q, Packed) else torch.empty_like)(q, memory_format=torch.contiguous_format)
     d_k, d_v = (_like(x, call) for x in sides)
     d_slope = None if call.alibi is None else torch.zeros_like(lse)
     d_bias = None if call.bias is None else torch.zeros_like(call.bias, memory_format=torch.contiguous_format)
     # a last tile of rows reads past the end: what lies there is read and not looked at
+    key = alike(plan, call, out, lse, grad_out)
+    key = None if key is None or (grad_lse is not None and grad_lse.data_ptr() % 16) else (*key, grad_lse is None)
     R = lse.numel() // problem.H + MOST_ROWS
     base, delta = lse.new_empty(problem.H, R), lse.new_empty(problem.H, R)
     if lse.numel():
         BM = max(1, 4096 // padded(problem.V))
         with torch.cuda.device_of(q):
-            prepare[(triton.cdiv(lse.numel(), BM),)](
-                out, grad_out, None if grad_lse is None else grad_lse.contiguous(), lse, base, delta, lse.numel(), R, problem.H,
-                V=problem.V, BV=padded(problem.V), BM=BM,
-            )  # fmt: skip
+            args = out, grad_out, None if grad_lse is None else grad_lse.contiguous(), lse, base, delta, lse.numel(), R, problem.H
+            named = {"V": problem.V, "BV": padded(problem.V), "BM": BM}
+            start(prepare, (sizes.tiles(lse.numel(), BM),), args, named, key)
     if problem.B:
-        _start(plan, problem, call, (grad_out, base, delta), (d_q, d_k, d_v, d_slope, d_bias))
+        _start(plan, problem, call, (grad_out, base, delta), (d_q, d_k, d_v, d_slope, d_bias), key)
     return Gradients(
         q=d_q, k=d_k, v=d_v, bias=d_bias,
         slopes=None if call.alibi is None or d_slope is None else _slopes(d_slope, call, call.alibi.slopes),
@@ -359,7 +362,7 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
     )  # fmt: skip
 
 
-def _start(plan: Plan, problem: Problem, call: Call, known: tuple[Tensor, ...], found: tuple[Tensor | None, ...]) -> None:
+def _start(plan: Plan, problem: Problem, call: Call, known: tuple[Tensor, ...], found: tuple[Tensor | None, ...], key: Any) -> None:
     """Starts the passes."""
     (grad_out, base, delta), (d_q, d_k, d_v, d_slope, d_bias) = known, found
     q, (k, v) = arguments.tokens(call), map(arguments.side, key_sides(call.keys))
@@ -374,19 +377,21 @@ def _start(plan: Plan, problem: Problem, call: Call, known: tuple[Tensor, ...], 
     with torch.cuda.device_of(q):
         if problem.T:
             tile, boxes = _tile(plan, "queries", (k.data, v.data), ())
-            programs = triton.cdiv(problem.T * problem.group, tile.rows) * pairs
+            programs = sizes.tiles(problem.T * problem.group, tile.rows) * pairs
             slope = None if d_slope is None else arguments.numbers(d_slope)
             mine = arguments.rows(d_q), slope, at if each else None
-            d_queries[(programs,)](*read, *boxes, *known, *mine, *asked, problem.scale, *places, **made_for, **arguments.options(tile))
+            args = *read, *boxes, *known, *mine, *asked, problem.scale, *places
+            start(d_queries, (programs,), args, made_for | arguments.options(tile), key)
         if problem.S and d_k is not None and d_v is not None:
             tile, boxes = _tile(plan, "keys", (k.data, v.data), (q, grad_out))
             mine = arguments.rows(d_k), arguments.rows(d_v)
-            programs = triton.cdiv(problem.S, tile.keys) * pairs
-            d_keys[(programs,)](*read, *boxes, *known, *mine, *asked, problem.scale, *places, **made_for, **arguments.options(tile))
+            programs = sizes.tiles(problem.S, tile.keys) * pairs
+            args = *read, *boxes, *known, *mine, *asked, problem.scale, *places
+            start(d_keys, (programs,), args, made_for | arguments.options(tile), key)
         if d_bias is not None and at is not None and not each and problem.T and problem.S:
             B, H, T, S = (*(1,) * (4 - d_bias.dim()), *d_bias.shape)
             tile = sizes.backward(problem, plan.machine, "bias", False)
-            programs = B * H * triton.cdiv(T, tile.rows) * triton.cdiv(S, tile.keys)
+            programs = B * H * sizes.tiles(T, tile.rows) * sizes.tiles(S, tile.keys)
             one = {"ONE_T": T == 1 < problem.T, "ONE_S": S == 1 < problem.S}
             d_bias_of[(programs,)](*read, *known, at, *asked, problem.B, problem.H, B, H, **one, **made_for, **arguments.options(tile))
 

@@ -21,6 +21,8 @@ from strobe.backends.triton.tiles import (
     LN_2, LOG2_E, added, at_row, capped, finite, kept, keys_seen, product, queries_of, rows, scales, sequence, tame, tile_of, values,
     visible, write,
 )  # fmt: skip
+from strobe.backends.triton.starting import alike
+from strobe.backends.triton.starting import start as begin_kernel
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
 from strobe.state import State
@@ -207,10 +209,11 @@ def start(plan: Plan, problem: Problem, call: Call, out: arguments.Rows, lse: ar
     boxes = arguments.boxes(plan, (k, tile.keys, problem.D), (v, tile.keys, problem.V))
     if not boxes:
         tile = sizes.forward(problem, plan.machine, False)
-    programs = triton.cdiv(problem.T * problem.group, tile.rows) * pairs
+    programs = sizes.tiles(problem.T * problem.group, tile.rows) * pairs
     with torch.cuda.device_of(arguments.tokens(call)):
-        attend[(programs, splits)](
+        args = (
             arguments.rows(arguments.tokens(call)), arguments.side(k), arguments.side(v), *(boxes or (None, None)), out, lse, sums,
             arguments.layout(plan, call), arguments.seen(plan, call), arguments.terms(plan, call), problem.G, pairs, known.section,
-            SPLITS=splits, UNSEEN=known.unseen, **arguments.sizes(plan, call), **arguments.options(tile),
         )  # fmt: skip
+        named = {"SPLITS": splits, "UNSEEN": known.unseen, **arguments.sizes(plan, call), **arguments.options(tile)}
+        begin_kernel(attend, (programs, splits), args, named, alike(plan, call))

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from strobe.backends.triton.sizes import padded
+from strobe.backends.triton.sizes import padded, tiles
 from strobe.backends.triton.tiles import LN_2, LOG2_E
 from strobe.plan import Plan
 from strobe.state import State
@@ -92,7 +92,7 @@ def join(parts: Tensor, tops: Tensor, sums: Tensor, out: Tensor, lse: Tensor) ->
     contiguous."""
     rows, size = lse.numel(), tile(lse.numel(), out.shape[-1])
     with torch.cuda.device_of(out):
-        merge_parts[(triton.cdiv(rows, size["BM"]),)](parts, tops, sums, out, lse, rows, PARTS=parts.shape[0], **size)
+        merge_parts[(tiles(rows, size["BM"]),)](parts, tops, sums, out, lse, rows, PARTS=parts.shape[0], **size)
 
 
 def launch(plan: Plan, a: State, b: State) -> State:
@@ -103,5 +103,5 @@ def launch(plan: Plan, a: State, b: State) -> State:
         arrays = (x.contiguous() for x in (*a, *b))
         rows, size = lse.numel(), tile(lse.numel(), out.shape[-1])
         with torch.cuda.device_of(out):
-            merge_two[(triton.cdiv(rows, size["BM"]),)](*arrays, out, lse, rows, **size)
+            merge_two[(tiles(rows, size["BM"]),)](*arrays, out, lse, rows, **size)
     return State(out, lse)

@@ -82,6 +82,11 @@ BUSY = {
 NONE = Tile(0, 0, 0, 0)
 
 
+def tiles(length: int, size: int) -> int:
+    """How many tiles of a size a length takes."""
+    return -(-length // size)
+
+
 def padded(width: int) -> int:
     """The width of a tile's rows: a power of two, as Triton's tiles are, and 16 at least, as its products want."""
     return max(16, 1 << (width - 1).bit_length())

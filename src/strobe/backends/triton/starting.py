@@ -1,0 +1,61 @@
+"""Starts a kernel; again, without asking what its arguments are.
+
+Triton looks at every argument of every start, to find the machine code that was compiled for arguments like them. That takes longer
+than a short kernel. Arguments made by the same plan from arrays that lie alike are alike, so their code is kept by that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from strobe.layouts import Dense, Paged
+from strobe.plan import Plan
+from strobe.problem import Call
+from strobe.terms import Scaled
+
+MOST = 4096
+_known: dict[Any, tuple[Any, tuple[Any, ...]]] = {}
+
+
+def alike(plan: Plan, call: Call, *others: Tensor) -> Any:
+    """What decides, beside the plan, how the arguments made of the call and of other arrays are compiled; None for calls with
+    arrays in their mask or terms, and for arrays that do not begin at a multiple of 16 bytes."""
+    keys, q = call.keys, call.q
+    if call.first is not None or not isinstance(q, Tensor) or not call.mask.plain:
+        return None
+    if not (call.bias is call.alibi is call.sink is call.dropout is None):
+        return None
+    if type(keys) is Dense:
+        arrays = (q, keys.k, keys.v, *others)
+    elif type(keys) is Paged:
+        arrays = (q, keys.keys, keys.values, keys.table, keys.lengths, *others)
+    else:
+        return None
+    found: list[Any] = [plan, q.get_device()]
+    for x in arrays:
+        if isinstance(x, Scaled):
+            return None
+        if x.data_ptr() % 16:
+            return None
+        found.append(x.stride())
+    return tuple(found)
+
+
+def start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], named: dict[str, Any], key: Any) -> None:
+    """`kernel[grid](*args, **named)`; `key` is what `alike` said of the arrays."""
+    if key is None:
+        kernel[grid](*args, **named)
+        return
+    key = kernel, len(grid), *key
+    known = _known.get(key)
+    if known is not None:
+        made, constants = known
+        made[(*grid, 1, 1)[:3]](*args, *constants)
+        return
+    made = kernel[grid](*args, **named)
+    if made is not None:  # the interpreter makes nothing
+        if len(_known) >= MOST:
+            _known.clear()
+        _known[key] = made, tuple(named[name] for name in kernel.arg_names[len(args) :])
