@@ -10,12 +10,13 @@ import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from triton import knobs
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from strobe.backends.triton.sizes import boxes as by_boxes
-from strobe.backends.triton.sizes import Tile, padded, section
+from strobe.backends.triton.sizes import Tile, listable, padded, section
 from strobe.backends.triton.tiles import DENSE, PACKED, PAGED, RANGED
 from strobe.layouts import Dense as Keys
 from strobe.layouts import Packed, PackedKeys, Paged, Ranged
@@ -81,6 +82,17 @@ class Seen(NamedTuple):
     nodes: Any = 0
     dense: Any = None
     dense_strides: Any = NOWHERE
+    end: Any = None
+
+
+class Lists(NamedTuple):
+    """Blocks that a mask keeps, `[B or 1, H or 1, rows, columns]`: of each row of blocks those kept, first ones first, and how many
+    they are; for gradients of keys, of each column."""
+
+    blocks: Any
+    strides: Any
+    counts: Any
+    count_strides: Any
     end: Any = None
 
 
@@ -178,6 +190,7 @@ def broadcast(x: Tensor) -> tuple[int, ...]:
 class Fixed(NamedTuple):
     """What a plan knows before it sees an array: made once."""
 
+    listed: bool  # a mask of blocks comes as lists of them
     by_box: bool  # tiles come through the copy engine, if the arrays are aligned
     section: int
     unseen: bool  # a tile may hold keys that a row of it does not see
@@ -195,12 +208,14 @@ def fixed(plan: Plan) -> Fixed:
     call = problem.call
     plain = call.cap is call.bias is call.alibi is call.sink is call.dropout is None
     dense = isinstance(call.keys, Keys) and not isinstance(call.q, Packed) and call.first is None
+    listed = listable(problem) and plan.offer.splits == 1
     made_for = {
-        "BY_ELEMENT": any(isinstance(part, Documents | Blocks | Dense) for part in split(call.mask)[2]),
+        "BY_ELEMENT": not listed and any(isinstance(part, Documents | Blocks | Dense) for part in split(call.mask)[2]),
         "GROUP": problem.group, "D": problem.D, "V": problem.V, "BD": padded(problem.D), "BV": padded(problem.V),
         "WIDEN": knobs.runtime.interpret and problem.dtype == "bfloat16",
     }  # fmt: skip
     return Fixed(
+        listed=listed,
         by_box=by_boxes(problem, plan.machine),
         section=section(problem),
         unseen=split(call.mask) != (None, None, ()) or not isinstance(call.keys, Keys),
@@ -273,6 +288,34 @@ def _seen(call: Call) -> Seen:
         elif isinstance(part, Dense):
             found = found._replace(dense=part.visible, dense_strides=broadcast(part.visible))
     return found
+
+
+def lists(plan: Plan, call: Call, of_keys: bool) -> Lists | None:
+    """The blocks to visit, without those that a causal window hides whole; None where the mask is no mask of blocks, or is read
+    by element."""
+    if not fixed(plan).listed:
+        return None
+    problem = plan.problem
+    assert isinstance(problem, Problem)
+    before, after, parts = split(call.mask)
+    part = next(part for part in parts if isinstance(part, Blocks))
+    kept = part.kept
+    first = problem.S - problem.T if call.first is None else call.first
+    row, column = (torch.arange(n, device=kept.device) for n in kept.shape[-2:])
+    low = row * part.rows + first  # of the positions in a block of rows
+    high = (low + part.rows).clamp(max=problem.T + first) - 1
+    if before is not None:
+        kept = kept & ((column + 1) * part.columns > low[:, None] - before)
+    if after is not None:
+        kept = kept & (column * part.columns <= high[:, None] + after)
+    if of_keys:
+        kept = kept.mT
+    kept = kept.contiguous()
+    order = kept.logical_not().to(torch.uint8).argsort(dim=-1, stable=True).to(torch.int32)
+    counts = kept.sum(-1, dtype=torch.int32)
+    strides = [0 if n == 1 else s for n, s in zip(order.shape[:2], order.stride()[:2], strict=True)]
+    count_strides = [0 if n == 1 else s for n, s in zip(counts.shape[:2], counts.stride()[:2], strict=True)]
+    return Lists(order, (*strides, order.stride(2)), counts, (*count_strides, 0))
 
 
 def terms(plan: Plan, call: Call) -> Terms:

@@ -23,8 +23,8 @@ from strobe.backends.triton import arguments, sizes
 from strobe.backends.triton.sizes import Tile, padded
 from strobe.backends.triton.starting import alike, start
 from strobe.backends.triton.tiles import (
-    LOG2_E, added, at_row, capped, fetched, kept, keys_seen, product, queries_of, queries_seeing, rows, scales, sequence, tame, tile_of,
-    values, visible, write,
+    LOG2_E, added, at_row, capped, fetched, kept, keys_seen, listed, product, queries_of, queries_seeing, rows, scales, sequence, tame,
+    tile_of, values, visible, write,
 )  # fmt: skip
 from strobe.layouts import Dense, Packed, Paged
 from strobe.plan import Plan
@@ -81,7 +81,7 @@ def weights(b_product, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in
 
 @triton.jit
 def d_queries(
-    q, k, v, d_out, k_box, v_box, p_base, p_delta, R, q_rows, d_q, d_slope, d_bias, layout, mask, terms, scale, G, pairs, section,
+    q, k, v, d_out, k_box, v_box, p_base, p_delta, R, q_rows, d_q, d_slope, d_bias, layout, mask, lists, terms, scale, G, pairs, section,
     BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
@@ -112,30 +112,41 @@ def d_queries(
     b_base = tl.load(p_base + o_all, mask=m_row, other=0.0)[:, None]
     b_delta = tl.load(p_delta + o_all, mask=m_row, other=0.0)[:, None]
     t_high = tl.minimum(queries - 1, (i_m * BM + BM - 1) // GROUP)
+    LISTED: tl.constexpr = lists is not None
     low, high, full_low, full_high = keys_seen(first + i_m * BM // GROUP, first + t_high, first, length, prefix, mask, BY_ELEMENT, BN)
 
     b_d_q = tl.zeros([BM, BD], tl.float32)
     b_d_slope = tl.zeros([BM], tl.float32)
-    for part in tl.static_range(1 if BY_ELEMENT else 3):  # where arrays say what is seen, no tile is known to be seen whole
+    if LISTED:
+        p_list, count = listed(lists, i_b, i_g * GROUP, i_m * BM // GROUP // mask.block_rows)
+        each = mask.block_columns // BN
+        low_of, high_of = 0, count * each * BN  # places in the list, as if they were keys
+    else:
+        low_of, high_of = low, tl.minimum(full_low, high)
+    # where arrays say what is seen, no tile is known to be seen whole
+    for part in tl.static_range(1 if BY_ELEMENT or LISTED else 3):
         if part == 0:
-            start = low
-            stop = tl.minimum(full_low, high)
+            start = low_of
+            stop = high_of
         elif part == 1:
             start = full_low
             stop = full_high
         else:
             start = full_high
             stop = high
-        if ((part != 0) or BY_ELEMENT) or (mask.before is not None):  # only a window leaves such keys
+        if ((part != 0) or BY_ELEMENT) or (LISTED or (mask.before is not None)):  # only a window leaves such keys
             if start < stop:
-                for n in tl.range(start, stop, BN):
+                for at in tl.range(start, stop, BN):
+                    n = at
+                    if LISTED:
+                        n = tl.load(p_list + at // BN // each) * mask.block_columns + at // BN % each * BN
                     o_n = n + tl.arange(0, BN)
                     b_key = o_n[None, :]
                     b_in = (o_n < length)[None, :]
                     b_seen = b_row & b_in
                     some = True
                     if BY_ELEMENT:
-                        b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+                        b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED)
                         some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
                     if some:
                         b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, part != 1, dtype, k_box)
@@ -146,7 +157,7 @@ def d_queries(
                             b_k_scale = scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
                             b_s *= b_k_scale
                         if (part != 1) and (not BY_ELEMENT):
-                            b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+                            b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED)
                         b_met, b_d_s, b_d_product = weights(
                             b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
                         )
@@ -169,7 +180,8 @@ def d_queries(
 
 @triton.jit
 def d_keys(
-    q, k, v, d_out, k_box, v_box, q_box, d_out_box, p_base, p_delta, R, q_rows, d_k, d_v, layout, mask, terms, scale, G, pairs, section,
+    q, k, v, d_out, k_box, v_box, q_box, d_out_box, p_base, p_delta, R, q_rows, d_k, d_v, layout, mask, lists, terms, scale, G, pairs,
+    section,
     BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
@@ -193,15 +205,23 @@ def d_keys(
     b_in = m_n[:, None]
     b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, True, dtype, k_box)
     b_v = rows(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, True, dtype, v_box)
+    LISTED: tl.constexpr = lists is not None
     key_high = tl.minimum(n + BN, length) - 1
     low, high, full_low, full_high = queries_seeing(n, key_high, first, queries, prefix, mask, BY_ELEMENT, BM)
 
     b_d_k = tl.zeros([BN, BD], tl.float32)
     b_d_v = tl.zeros([BN, BV], tl.float32)
-    for part in tl.static_range(1 if BY_ELEMENT else 3):  # where arrays say what is seen, no tile is known to be seen whole
+    if LISTED:
+        p_list, count_listed = listed(lists, i_b, i_g * GROUP, n // mask.block_columns)
+        each = mask.block_rows // BM
+        low_of, high_of = 0, count_listed * each * BM  # places in the list, as if they were queries
+    else:
+        low_of, high_of = low, tl.minimum(full_low, high)
+    # where arrays say what is seen, no tile is known to be seen whole
+    for part in tl.static_range(1 if BY_ELEMENT or LISTED else 3):
         if part == 0:
-            start = low
-            stop = tl.minimum(full_low, high)
+            start = low_of
+            stop = high_of
         elif part == 1:
             start = full_low
             stop = full_high
@@ -209,7 +229,7 @@ def d_keys(
             start = full_high
             stop = high
         # only where what a query sees ends with itself are there rows seen in part before those seen whole
-        if ((part != 0) or BY_ELEMENT) or (((mask.after is not None) or (prefix is not None)) or (mask.tree is not None)):
+        if ((part != 0) or (BY_ELEMENT or LISTED)) or (((mask.after is not None) or (prefix is not None)) or (mask.tree is not None)):
             if start < stop:
                 count = tl.cdiv(stop - start, BM)
                 for i in tl.range(0, count * GROUP):  # one head of the group after another
@@ -218,6 +238,8 @@ def d_keys(
                     if GROUP > 1:
                         i_h = i_g * GROUP + i // count
                         m = start + i % count * BM
+                    if LISTED:
+                        m = tl.load(p_list + m // BM // each) * mask.block_rows + m // BM % each * BM
                     at = i_h.to(tl.int64) * R + q_first + i_b * q_rows
                     o_h = i_h + tl.zeros([BM], tl.int32)
                     o_t = m + tl.arange(0, BM)
@@ -229,7 +251,7 @@ def d_keys(
                     b_seen = b_row & b_in
                     some = True
                     if BY_ELEMENT:
-                        b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+                        b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED)
                         some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
                     if some:
                         if q_box is not None:
@@ -238,12 +260,16 @@ def d_keys(
                         else:
                             b_q = queries_of(q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D)
                             b_d_out = queries_of(d_out, i_b, o_token, o_h, m_row, tl.arange(0, BV), V)
-                        b_base = tl.load(p_base + at + o_t)[None, :]  # past the end of a sequence are others' rows, or none's
-                        b_delta = tl.load(p_delta + at + o_t)[None, :]
+                        if LISTED:  # a block may end far past the last row
+                            b_base = tl.load(p_base + at + o_t, mask=m_row, other=0.0)[None, :]
+                            b_delta = tl.load(p_delta + at + o_t, mask=m_row, other=0.0)[None, :]
+                        else:  # past the end of a sequence are others' rows, or none's
+                            b_base = tl.load(p_base + at + o_t)[None, :]
+                            b_delta = tl.load(p_delta + at + o_t)[None, :]
                         b_s = product(b_k, tl.trans(b_q), tl.zeros([BN, BM], tl.float32), WIDEN)
                         b_d_p = product(b_v, tl.trans(b_d_out), tl.zeros([BN, BM], tl.float32), WIDEN)
                         if (part != 1) and (not BY_ELEMENT):
-                            b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+                            b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED)
                         b_met, b_d_s, b_d_product = weights(
                             b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
                         )
@@ -304,7 +330,7 @@ def d_bias_of(
                     o_n = n + tl.arange(0, BN)
                     b_key = o_n[None, :]
                     b_in = (o_n < length)[None, :]
-                    b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+                    b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, False)
                     b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, True, dtype, None)
                     b_v = values(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, True, dtype, None)
                     b_s = product(b_q, tl.trans(b_k), tl.zeros([BM, BN], tl.float32), WIDEN)
@@ -380,13 +406,13 @@ def _start(plan: Plan, problem: Problem, call: Call, known: tuple[Tensor, ...], 
             programs = sizes.tiles(problem.T * problem.group, tile.rows) * pairs
             slope = None if d_slope is None else arguments.numbers(d_slope)
             mine = arguments.rows(d_q), slope, at if each else None
-            args = *read, *boxes, *known, *mine, *asked, problem.scale, *places
+            args = *read, *boxes, *known, *mine, *asked[:2], arguments.lists(plan, call, False), asked[2], problem.scale, *places
             start(d_queries, (programs,), args, made_for | arguments.options(tile), key)
         if problem.S and d_k is not None and d_v is not None:
             tile, boxes = _tile(plan, "keys", (k.data, v.data), (q, grad_out))
             mine = arguments.rows(d_k), arguments.rows(d_v)
             programs = sizes.tiles(problem.S, tile.keys) * pairs
-            args = *read, *boxes, *known, *mine, *asked, problem.scale, *places
+            args = *read, *boxes, *known, *mine, *asked[:2], arguments.lists(plan, call, True), asked[2], problem.scale, *places
             start(d_keys, (programs,), args, made_for | arguments.options(tile), key)
         if d_bias is not None and at is not None and not each and problem.T and problem.S:
             B, H, T, S = (*(1,) * (4 - d_bias.dim()), *d_bias.shape)

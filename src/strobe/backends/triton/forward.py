@@ -18,8 +18,8 @@ import triton.language as tl
 from strobe.backends.triton import arguments, sizes
 from strobe.backends.triton.merge import join
 from strobe.backends.triton.tiles import (
-    LN_2, LOG2_E, added, at_row, capped, finite, kept, keys_seen, product, queries_of, rows, scales, sequence, tame, tile_of, values,
-    visible, write,
+    LN_2, LOG2_E, added, at_row, capped, finite, kept, keys_seen, listed, product, queries_of, rows, scales, sequence, tame, tile_of,
+    values, visible, write,
 )  # fmt: skip
 from strobe.backends.triton.starting import alike
 from strobe.backends.triton.starting import start as begin_kernel
@@ -42,8 +42,8 @@ def begin(sink, o_h, m_row, BM: tl.constexpr, BV: tl.constexpr):
 @triton.jit
 def step(
     b_m, b_l, b_acc, wild, b_q, n, whole, q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g, b_t, b_h, b_row, k_first, length, first,
-    prefix, MASKED: tl.constexpr, CAREFUL: tl.constexpr, BY_ELEMENT: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
-    BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
+    prefix, MASKED: tl.constexpr, CAREFUL: tl.constexpr, LISTED: tl.constexpr, BY_ELEMENT: tl.constexpr, D: tl.constexpr,
+    V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """What `begin` began, with the tile of keys at n; careful, a tile that is not whole has zeros for values that are NaN or
     infinity, and `wild` tells that there were some."""
@@ -53,7 +53,7 @@ def step(
     b_in = (o_n < length)[None, :]
     some = True
     if BY_ELEMENT:  # a tile that no row sees is neither loaded nor multiplied
-        b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+        b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED)
         some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
     if some:
         b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, MASKED, dtype, k_box)
@@ -64,7 +64,7 @@ def step(
             b_s = added(capped(b_s, terms), i_b, b_t, b_h, b_row, b_key, b_in, first, terms)
         if MASKED:
             if not BY_ELEMENT:  # not earlier, since it would wait in registers
-                b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask)
+                b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED)
             b_s = tl.where(b_seen, b_s, float("-inf"))
         b_top = tl.max(b_s, 1)
         if terms.plain is not None:
@@ -92,7 +92,7 @@ def step(
 
 @triton.jit
 def attend(
-    q, k, v, k_box, v_box, out, lse, sums, layout, mask, terms, G, pairs, section, SPLITS: tl.constexpr, UNSEEN: tl.constexpr,
+    q, k, v, k_box, v_box, out, lse, sums, layout, mask, lists, terms, G, pairs, section, SPLITS: tl.constexpr, UNSEEN: tl.constexpr,
     BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
@@ -119,7 +119,8 @@ def attend(
     b_row = m_row[:, None]
     t_low = i_m * BM // GROUP
     t_high = tl.minimum(queries - 1, (i_m * BM + BM - 1) // GROUP)
-    low, high, full_low, full_high = keys_seen(first + t_low, first + t_high, first, length, prefix, mask, BY_ELEMENT, BN)
+    LISTED: tl.constexpr = lists is not None
+    low, high, full_low, full_high = keys_seen(first + t_low, first + t_high, first, length, prefix, mask, BY_ELEMENT or LISTED, BN)
     if SPLITS > 1:  # equal parts of the tiles there are
         share = tl.cdiv(tl.cdiv(tl.maximum(high - low, 0), BN), SPLITS) * BN
         low += tl.program_id(1) * share
@@ -129,10 +130,17 @@ def attend(
 
     b_m, b_l, b_acc = begin(terms.sink, o_h, m_row, BM, BV)
     wild = i_m < 0  # no, as a value of the device
-    for part in tl.static_range(1 if BY_ELEMENT else 3):  # where arrays say what is seen, no tile is known to be seen whole
+    if LISTED:
+        p_list, count = listed(lists, i_b, i_g * GROUP, i_m * BM // GROUP // mask.block_rows)
+        each = mask.block_columns // BN
+        low_of, high_of = 0, count * each * BN  # places in the list, as if they were keys
+    else:
+        low_of, high_of = low, tl.minimum(full_low, high)
+    # where arrays say what is seen, no tile is known to be seen whole
+    for part in tl.static_range(1 if BY_ELEMENT or LISTED else 3):
         if part == 0:
-            start = low
-            stop = tl.minimum(full_low, high)
+            start = low_of
+            stop = high_of
         elif part == 1:
             start = full_low
             stop = full_high
@@ -140,13 +148,16 @@ def attend(
             start = full_high
             stop = high
         # only a window leaves keys seen in part before those seen whole; what an empty loop would set up costs more than to ask
-        if ((part != 0) or BY_ELEMENT) or (mask.before is not None):
+        if ((part != 0) or BY_ELEMENT) or (LISTED or (mask.before is not None)):
             if start < stop:
-                for n in tl.range(start, stop, BN):
+                for at in tl.range(start, stop, BN):
+                    n = at
+                    if LISTED:
+                        n = tl.load(p_list + at // BN // each) * mask.block_columns + at // BN % each * BN
                     b_m, b_l, b_acc, wild = step(
                         b_m, b_l, b_acc, wild, b_q, n, n < 0, q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g, b_t, b_h, b_row,
-                        k_first, length, first, prefix, part != 1, (UNSEEN and (part != 1)) and (k_box is None), BY_ELEMENT, D, V, BD,
-                        BV, BM, BN, WIDE, WIDEN,
+                        k_first, length, first, prefix, part != 1, (UNSEEN and (part != 1)) and (k_box is None), LISTED, BY_ELEMENT, D, V,
+                        BD, BV, BM, BN, WIDE, WIDEN,
                     )  # fmt: skip
     if UNSEEN and (k_box is not None):  # values that go from the copy engine to the products are looked at afterwards
         if tl.max(tl.max((finite(b_acc) == 0).to(tl.int32), 1), 0) > 0:
@@ -154,7 +165,8 @@ def attend(
             for n in tl.range(low, high, BN, num_stages=1, disable_licm=True):  # registers are for the loops above
                 b_m, b_l, b_acc, wild = step(
                     b_m, b_l, b_acc, wild, b_q, n, (n >= full_low) & (n < full_high), q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g,
-                    b_t, b_h, b_row, k_first, length, first, prefix, True, True, BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE, WIDEN,
+                    b_t, b_h, b_row, k_first, length, first, prefix, True, True, False, BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE,
+                    WIDEN,
                 )  # fmt: skip
     if UNSEEN:
         if wild:  # NaN or infinity among values that only some of the rows see: those rows get them, one key after another
@@ -162,7 +174,7 @@ def attend(
             for i in tl.range(0, before + high - full_high, num_stages=1):
                 n = tl.where(i < before, low + i, full_high + i - before)
                 o_n = n + tl.arange(0, 1)
-                b_seen = visible(i_b, b_t, b_h, b_row, o_n[None, :], (o_n < length)[None, :], first, prefix, mask)
+                b_seen = visible(i_b, b_t, b_h, b_row, o_n[None, :], (o_n < length)[None, :], first, prefix, mask, False)
                 b_wide = values(v, layout, i_b, i_g, k_first, n, length, 1, V, BV, WIDE, True, q.data.dtype.element_ty, None).to(tl.float32)
                 b_acc += tl.where(b_seen & (finite(b_wide) == 0), b_wide, 0.0)
 
@@ -213,7 +225,8 @@ def start(plan: Plan, problem: Problem, call: Call, out: arguments.Rows, lse: ar
     with torch.cuda.device_of(arguments.tokens(call)):
         args = (
             arguments.rows(arguments.tokens(call)), arguments.side(k), arguments.side(v), *(boxes or (None, None)), out, lse, sums,
-            arguments.layout(plan, call), arguments.seen(plan, call), arguments.terms(plan, call), problem.G, pairs, known.section,
+            arguments.layout(plan, call), arguments.seen(plan, call), arguments.lists(plan, call, False), arguments.terms(plan, call),
+            problem.G, pairs, known.section,
         )  # fmt: skip
         named = {"SPLITS": splits, "UNSEEN": known.unseen, **arguments.sizes(plan, call), **arguments.options(tile)}
         begin_kernel(attend, (programs, splits), args, named, alike(plan, call))

@@ -47,7 +47,7 @@ def offer(problem: Question, machine: Machine) -> Offer | Refusal:
     if problem.verb == "backward":
         return Offer("backward", "weights computed again from the lse; each number is written by one program", tiles[0][:2])
     programs = -(-problem.T * problem.group // tiles[0].rows) * problem.G * problem.B
-    parts = splits(problem, machine, programs)
+    parts = 1 if sizes.listable(problem) else splits(problem, machine, programs)
     why = f"{programs * parts} program(s) on {machine.units} units, {problem.group} query head(s) of a key head in one tile"
     rows = problem.B * problem.T * problem.H
     return Offer("forward", why, tiles[0][:2], parts, 0 if parts == 1 else 4 * parts * rows * (problem.V + 2))

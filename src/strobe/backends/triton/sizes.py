@@ -11,10 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from strobe.layouts import Paged
+from strobe.layouts import Dense as Keys
+from strobe.layouts import Packed, Paged
 from strobe.machine import Machine
 from strobe.masks import Blocks, Dense, Documents, causal_window, split
-from strobe.problem import Problem
+from strobe.problem import Described, Problem
 
 
 class Tile(NamedTuple):
@@ -98,6 +99,16 @@ def boxes(problem: Problem, machine: Machine) -> bool:
     return machine.arch in COPY_ENGINE and plain and problem.T * problem.group > 32
 
 
+def listable(problem: Problem) -> bool:
+    """Whether the blocks a mask keeps can be listed: no other array hides pairs, and no tile crosses an edge of a block."""
+    call = problem.call
+    found = [part for part in split(call.mask)[2] if isinstance(part, Documents | Blocks | Dense)]
+    if len(found) != 1 or not isinstance(found[0], Blocks) or isinstance(call.first, Described):
+        return False
+    kept, dense = found[0].kept.shape, isinstance(call.keys, Keys) and not isinstance(call.q, Packed)
+    return dense and found[0].rows % 64 == 0 and found[0].columns % 128 == 0 and (kept[1] == 1 or problem.group == 1)
+
+
 def section(problem: Problem) -> int:
     """Pairs of a sequence and a key head whose programs run at a time: those whose keys and values fit a GPU's cache."""
     each = problem.S * (problem.D + problem.V) * (4 if problem.dtype == "float32" else 2)
@@ -109,11 +120,12 @@ def forward(problem: Problem, machine: Machine, by_box: bool) -> Tile:
     """The tile of `forward.py`; NONE if none fits the shared memory."""
     known = measured("attend", problem, machine) if by_box and _extras(problem) < 2 else None  # a bias alone leaves enough registers
     if known is not None and known.rows <= padded(problem.T * problem.group):
-        return known
+        return _in_block(known, problem)
     BM, BN = _size(FORWARD, problem, machine, by_box)
     BM = min(BM, padded(problem.T * problem.group))
     if problem.scaled and BM > 16:  # narrow keys are widened in registers
         BM, BN = min(BM, 64), min(BN, 32)
+    BM = _in_block(Tile(BM, BN, 0, 0), problem).rows
     few = BM <= 16 and not (problem.scaled and machine.arch == "sm75")
     return _fit(BM, BN, 4 if few else 8, 2 if few else 3, lambda *sizes: _forward_bytes(problem, *sizes), machine)
 
@@ -123,13 +135,23 @@ def backward(problem: Problem, machine: Machine, kind: str, by_box: bool) -> Til
     """The tile of a pass of `backward.py`: "queries", "keys" or "bias"; NONE if none fits the shared memory."""
     known = measured(f"d_{kind}", problem, machine) if by_box and not _extras(problem) else None
     if known is not None:
-        return known
+        return known if kind == "keys" else _in_block(known, problem)
     BM, BN = _size(D_KEYS if kind == "keys" else D_QUERIES, problem, machine, by_box and kind != "bias")
     if kind == "bias":
         BM = min(BM, 32 if _kind(problem, machine) == "blackwell" else 64)
+    if kind == "queries":
+        BM = _in_block(Tile(BM, BN, 0, 0), problem).rows
     warps = 4 if by_box and kind == "queries" and _extras(problem) else 8
     # a shared bias is passed by loop in loop, which leaves registers for no more than one tile in flight
     return _fit(BM, BN, warps, 1 if kind == "bias" else 3, lambda *sizes: _backward_bytes(problem, kind, *sizes), machine)
+
+
+def _in_block(tile: Tile, problem: Problem) -> Tile:
+    """The tile, with 64 rows if it would cross the edge of a listed block."""
+    crosses = listable(problem) and any(
+        isinstance(part, Blocks) and part.rows * problem.group % tile.rows for part in split(problem.call.mask)[2]
+    )
+    return tile._replace(rows=64, warps=4) if crosses and tile.rows > 64 else tile
 
 
 def measured(kernel: str, problem: Problem, machine: Machine) -> Tile | None:
@@ -167,7 +189,7 @@ def _size(sizes: dict[str, Sizes], problem: Problem, machine: Machine, by_box: b
 def _extras(problem: Problem) -> int:
     """What takes registers of its own: 1 for a bias alone, 2 where masks by arrays or random numbers meet the scores."""
     call = problem.call
-    arrays = any(isinstance(part, Documents | Blocks | Dense) for part in split(call.mask)[2])
+    arrays = not listable(problem) and any(isinstance(part, Documents | Blocks | Dense) for part in split(call.mask)[2])
     if arrays or call.dropout is not None or (call.bias is not None and call.alibi is not None):
         return 2
     return int(call.bias is not None)

@@ -126,8 +126,16 @@ def queries_seeing(key_low, key_high, first, queries, prefix, mask, BY_ELEMENT: 
 
 
 @triton.jit
-def visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask):
-    """Which pairs of the tile the mask lets through; the query b_t stands at first + b_t."""
+def listed(lists, i_b, i_h, block):
+    """(address of the list, its length) of the blocks that a block of rows, or of keys, is kept with."""
+    p_counts = lists.counts + i_b * lists.count_strides[0] + i_h * lists.count_strides[1]
+    return lists.blocks + i_b * lists.strides[0] + i_h * lists.strides[1] + block * lists.strides[2], tl.load(p_counts + block)
+
+
+@triton.jit
+def visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED: tl.constexpr):
+    """Which pairs of the tile the mask lets through; the query b_t stands at first + b_t. Of a listed tile all pairs are in a
+    block that is kept."""
     b_pos = first + b_t
     b_seen = b_row & b_in
     if mask.before is not None:
@@ -141,7 +149,7 @@ def visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask):
         b_mine = tl.load(mask.q_documents + i_b * s_documents[0] + b_t * s_documents[1], mask=b_row, other=0)
         b_its = tl.load(mask.k_documents + i_b * s_documents[2] + b_key * s_documents[3], mask=b_in, other=0)
         b_seen = b_seen & (b_mine == b_its)
-    if mask.blocks is not None:
+    if (mask.blocks is not None) and (not LISTED):
         s = mask.block_strides
         o_block = i_b * s[0] + b_h * s[1] + b_t // mask.block_rows * s[2] + b_key // mask.block_columns * s[3]
         b_seen = b_seen & (tl.load(mask.blocks + o_block, mask=b_seen, other=0) != 0)
