@@ -12,6 +12,7 @@ from typing import Any
 from strobe.appending import Rotary
 from strobe.errors import Invalid
 from strobe.faces import append as writing
+from strobe.faces import recording
 from strobe.faces import torch as face
 from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.masks import Full, Mask
@@ -91,7 +92,7 @@ def attention(
     >>> attention(q, k, v, mask=Causal()).shape
     torch.Size([1, 3, 8, 64])
     """
-    return face.attend(_call(q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first)).out
+    return recording.attend(_call(q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first)).out
 
 
 def attention_state(
@@ -120,7 +121,7 @@ def attention_state(
     >>> attention_state(q, k, v).lse.shape
     torch.Size([1, 3, 8])
     """
-    return face.attend(_call(q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first))
+    return recording.attend(_call(q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first))
 
 
 def merge(*states: State) -> State:

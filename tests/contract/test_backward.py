@@ -15,7 +15,7 @@ from strobe.answers import Offer
 from strobe.backends.reference.forward import define
 from strobe.backends.reference.padded import pad
 from strobe.faces.seam import flatten
-from strobe.faces.torch import attend
+from strobe.faces.recording import attend
 from strobe.problem import map_arrays
 from strobe.rooms import desk
 

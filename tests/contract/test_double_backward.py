@@ -16,7 +16,7 @@ from strobe import Alibi, Causal, Sink, SoftCap, Unsupported, attention
 from strobe.backends.reference.double_backward import launch
 from strobe.backends.reference.forward import define
 from strobe.backends.reference.padded import pad
-from strobe.faces.torch import attend
+from strobe.faces.recording import attend
 from strobe.layouts import Dense
 from strobe.machine import compiled_library
 from strobe.plan import Plan, plan

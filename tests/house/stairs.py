@@ -36,6 +36,7 @@ KINDS = (
     Kind("faces/__init__.py", ()),
     Kind("faces/seam.py", HALL),
     Kind("faces/torch.py", (*HALL, "faces.seam"), ("torch",)),
+    Kind("faces/recording.py", (*HALL, "faces.seam", "faces.torch"), ("torch",)),
     Kind("faces/append.py", (*HALL, "faces.seam", "faces.torch"), ("torch",)),
     Kind("backends/__init__.py", ()),
     Kind("backends/triton/offer.py", (*HALL, "backends.triton.sizes")),

@@ -25,6 +25,7 @@ KEYWORDS = {
     "src/strobe/lab/results.py": "whatever is said of a machine is written to the results file, word for word",
 }
 MEMOS = {
+    ("src/strobe/backends/triton/starting.py", "_known"): "compiled kernels by plan: a memo whose key is not the arguments, which no cache of functions has",
 }
 TEXTS = [path for folder in ("src", "tests", "docs", "examples", "benchmarks", "tools", ".ci") for path in (ROOT / folder).rglob("*")
          if path.suffix in (".py", ".md", ".cpp", ".hpp", ".h", ".json", "") and path.is_file() and "data" not in path.parts]  # fmt: skip

@@ -19,7 +19,7 @@ PYTHON = python_files("src", "benchmarks", "tools")
 WIDE = {
     "src/strobe/api.py": "the verbs' optional keywords are named at the call: docs/decisions/0001-verbs-have-keywords.md",
     "src/strobe/faces/seam.py": "what torch.library flattens is flat: docs/decisions/0003-operators-carry-words.md",
-    "src/strobe/faces/torch.py": "the same: an operator's fake has the operator's parameters",
+    "src/strobe/faces/recording.py": "the same: an operator's fake has the operator's parameters",
     "src/strobe/faces/append.py": "the same",
 }
 
