@@ -63,6 +63,12 @@ def blocks(case: Case, g: torch.Generator) -> Mask:
     return Blocks(kept, 16, 32)
 
 
+def large_blocks(case: Case, g: torch.Generator) -> Mask:
+    """Of a size that rooms for GPUs list instead of looking at each pair."""
+    kept = torch.rand(1, case.H, -(-case.T // 64), -(-case.S // 128), generator=g) < 0.6
+    return Blocks(kept, 64, 128) & Causal()
+
+
 def tree(case: Case, g: torch.Generator) -> Mask:
     parents = [-1] + [int(torch.randint(0, t, (), generator=g)) for t in range(1, case.T)]
     visible = torch.zeros(1, case.T, case.T, dtype=torch.bool)
@@ -99,6 +105,7 @@ LIFE = (
     Case("paligemma prefix", 2, 48, 48, 4, 1, 128, mask=prefix),
     Case("packed training", 2, 64, 64, 4, 4, 64, mask=documents),
     Case("block-sparse", 2, 64, 128, 4, 2, 64, mask=blocks),
+    Case("large blocks, a list for each head", 1, 130, 300, 2, 2, 32, mask=large_blocks),
     Case("speculative tree", 2, 9, 100, 8, 2, 64, mask=tree),
     Case("deepseek 192/128", 1, 40, 40, 4, 4, 192, 128, mask=Causal()),
     Case("latent decode 576/512", 1, 1, 90, 16, 1, 576, 512, mask=Causal()),

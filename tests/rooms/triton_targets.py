@@ -26,7 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from strobe import Alibi, Causal, Dense, Dropout, Full, Paged, Scaled, Sink, SoftCap, State
+from strobe import Alibi, Blocks, Causal, Dense, Dropout, Full, Paged, Scaled, Sink, SoftCap, State
 from strobe.appending import Rotary, check_append
 from strobe.backends.triton import append, backward, forward, merge
 from strobe.faces.torch import _described, describe
@@ -138,6 +138,8 @@ def calls(dtype: torch.dtype) -> dict[str, Call]:
     bias = torch.empty(1, 32, 1024, 1024, dtype=dtype, device="meta")
     slopes = Alibi(torch.empty(32, device="meta"))
     found["D 128 dense mask, bias, slopes, dropout, and backward"] = Call(q, Keys(k, k), seen, bias=bias, alibi=slopes, dropout=Dropout(0.1, 7))
+    kept = Blocks(torch.empty(1, 1, 8, 8, dtype=torch.bool, device="meta"), 128, 128)
+    found["D 128 blocks of 128, causal, and backward"] = Call(q, Keys(k, k), kept & Causal())
     found["D 128 bias of all pairs, and backward"] = Call(q, Keys(k, k), bias=bias)
     found["D 128 bias of all heads, and backward"] = Call(q, Keys(k, k), bias=bias[:, :1])
     pages, index = torch.empty(64, 16, 8, 128, dtype=dtype, device="meta"), torch.empty(1, 64, dtype=torch.int32, device="meta")

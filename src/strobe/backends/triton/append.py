@@ -94,7 +94,7 @@ def whole(b_x, b_divisor, finite):
     return tl.where(b_steps == b_steps, tl.where(finite, (b_steps + EVEN) - EVEN, 0.0), 0.0).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["columns", "G"])  # no compiling anew for another batch
 def write_rows(
     k, v, keys, values, layout, rotary, positions, position_strides, columns, G, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, PAIRS: tl.constexpr, INTERLEAVED: tl.constexpr, GREATEST: tl.constexpr,

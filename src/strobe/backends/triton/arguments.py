@@ -89,10 +89,10 @@ class Lists(NamedTuple):
     """Blocks that a mask keeps, `[B or 1, H or 1, rows, columns]`: of each row of blocks those kept, first ones first, and how many
     they are; for gradients of keys, of each column."""
 
-    blocks: Any
-    strides: Any
-    counts: Any
-    count_strides: Any
+    blocks: Any = None
+    strides: Any = NOWHERE[:3]
+    counts: Any = None
+    count_strides: Any = NOWHERE[:3]
     end: Any = None
 
 
@@ -290,11 +290,11 @@ def _seen(call: Call) -> Seen:
     return found
 
 
-def lists(plan: Plan, call: Call, of_keys: bool) -> Lists | None:
-    """The blocks to visit, without those that a causal window hides whole; None where the mask is no mask of blocks, or is read
+def lists(plan: Plan, call: Call, of_keys: bool) -> Lists:
+    """The blocks to visit, without those that a causal window hides whole; none where the mask is no mask of blocks, or is read
     by element."""
     if not fixed(plan).listed:
-        return None
+        return Lists()
     problem = plan.problem
     assert isinstance(problem, Problem)
     before, after, parts = split(call.mask)

@@ -36,7 +36,7 @@ from strobe.terms import Scaled
 MOST_ROWS = 128  # of a tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_in_all", "R", "H"])
 def prepare(
     p_out, p_d_out, p_d_lse, p_lse, p_base, p_delta, rows_in_all, R, H, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
@@ -79,7 +79,7 @@ def weights(b_product, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in
     return b_met, b_d_s, b_d_product
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "q_rows", "G", "pairs", "section"])
 def d_queries(
     q, k, v, d_out, k_box, v_box, p_base, p_delta, R, q_rows, d_q, d_slope, d_bias, layout, mask, lists, terms, scale, G, pairs, section,
     BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
@@ -112,7 +112,7 @@ def d_queries(
     b_base = tl.load(p_base + o_all, mask=m_row, other=0.0)[:, None]
     b_delta = tl.load(p_delta + o_all, mask=m_row, other=0.0)[:, None]
     t_high = tl.minimum(queries - 1, (i_m * BM + BM - 1) // GROUP)
-    LISTED: tl.constexpr = lists is not None
+    LISTED: tl.constexpr = lists.blocks is not None
     low, high, full_low, full_high = keys_seen(first + i_m * BM // GROUP, first + t_high, first, length, prefix, mask, BY_ELEMENT, BN)
 
     b_d_q = tl.zeros([BM, BD], tl.float32)
@@ -178,7 +178,7 @@ def d_queries(
         tl.store(at_row(d_slope, i_b, o_token, o_h), b_d_slope, mask=m_row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "q_rows", "G", "pairs", "section"])
 def d_keys(
     q, k, v, d_out, k_box, v_box, q_box, d_out_box, p_base, p_delta, R, q_rows, d_k, d_v, layout, mask, lists, terms, scale, G, pairs,
     section,
@@ -205,7 +205,7 @@ def d_keys(
     b_in = m_n[:, None]
     b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, True, dtype, k_box)
     b_v = rows(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, True, dtype, v_box)
-    LISTED: tl.constexpr = lists is not None
+    LISTED: tl.constexpr = lists.blocks is not None
     key_high = tl.minimum(n + BN, length) - 1
     low, high, full_low, full_high = queries_seeing(n, key_high, first, queries, prefix, mask, BY_ELEMENT, BM)
 
@@ -285,7 +285,7 @@ def d_keys(
     write(d_v, i_b, o_token, o_g, m_n, tl.arange(0, BV), V, b_d_v)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "q_rows", "B", "H"])
 def d_bias_of(
     q, k, v, d_out, p_base, p_delta, R, q_rows, d_bias, layout, mask, terms, B, H, B_BIAS, H_BIAS, ONE_T: tl.constexpr, ONE_S: tl.constexpr,
     BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,

@@ -90,7 +90,7 @@ def step(
     return b_m, b_l, b_acc, wild
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["G", "pairs", "section"])  # no compiling anew for another batch
 def attend(
     q, k, v, k_box, v_box, out, lse, sums, layout, mask, lists, terms, G, pairs, section, SPLITS: tl.constexpr, UNSEEN: tl.constexpr,
     BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
@@ -119,7 +119,7 @@ def attend(
     b_row = m_row[:, None]
     t_low = i_m * BM // GROUP
     t_high = tl.minimum(queries - 1, (i_m * BM + BM - 1) // GROUP)
-    LISTED: tl.constexpr = lists is not None
+    LISTED: tl.constexpr = lists.blocks is not None
     low, high, full_low, full_high = keys_seen(first + t_low, first + t_high, first, length, prefix, mask, BY_ELEMENT or LISTED, BN)
     if SPLITS > 1:  # equal parts of the tiles there are
         share = tl.cdiv(tl.cdiv(tl.maximum(high - low, 0), BN), SPLITS) * BN

@@ -46,7 +46,7 @@ def end(b_top, b_l, b_acc, p_out, p_lse, o_m, m_m, V: tl.constexpr, BV: tl.const
     tl.store(p_lse + o_m, tl.where(some, (b_top + tl.log2(b_divisor)) * LN_2, float("-inf")).to(p_lse.dtype.element_ty), mask=m_m)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # no compiling anew for another batch
 def merge_parts(
     p_parts, p_tops, p_sums, p_out, p_lse, rows, PARTS: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr
 ):  # fmt: skip
@@ -65,7 +65,7 @@ def merge_parts(
     end(b_top, b_l, b_acc, p_out, p_lse, o_m, m_m, V, BV)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def merge_two(p_a, p_a_lse, p_b, p_b_lse, p_out, p_lse, rows, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr):
     """Rows of two states as rows of one."""
     o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)

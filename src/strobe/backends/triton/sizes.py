@@ -118,13 +118,16 @@ def section(problem: Problem) -> int:
 @lru_cache(maxsize=4096)
 def forward(problem: Problem, machine: Machine, by_box: bool) -> Tile:
     """The tile of `forward.py`; NONE if none fits the shared memory."""
-    known = measured("attend", problem, machine) if by_box and _extras(problem) < 2 else None  # a bias alone leaves enough registers
+    light = by_box and _extras(problem) < 2 and not listable(problem)  # a bias alone leaves enough registers
+    known = measured("attend", problem, machine) if light else None
     if known is not None and known.rows <= padded(problem.T * problem.group):
-        return _in_block(known, problem)
+        return known
     BM, BN = _size(FORWARD, problem, machine, by_box)
     BM = min(BM, padded(problem.T * problem.group))
     if problem.scaled and BM > 16:  # narrow keys are widened in registers
         BM, BN = min(BM, 64), min(BN, 32)
+    if listable(problem) and machine.arch == "sm75":
+        BN = min(BN, 16)
     BM = _in_block(Tile(BM, BN, 0, 0), problem).rows
     few = BM <= 16 and not (problem.scaled and machine.arch == "sm75")
     return _fit(BM, BN, 4 if few else 8, 2 if few else 3, lambda *sizes: _forward_bytes(problem, *sizes), machine)
