@@ -141,6 +141,8 @@ def calls(dtype: torch.dtype) -> dict[str, Call]:
     kept = Blocks(torch.empty(1, 1, 8, 8, dtype=torch.bool, device="meta"), 128, 128)
     found["D 128 blocks of 128, causal, and backward"] = Call(q, Keys(k, k), kept & Causal())
     found["D 128 bias of all pairs, and backward"] = Call(q, Keys(k, k), bias=bias)
+    q1, k1 = arrays(dtype, 1024, 1024, 32, 32, 128)
+    found["D 128 bias of all sequences, and backward"] = Call(q1, Keys(k1, k1), Causal(), bias=bias)
     found["D 128 bias of all heads, and backward"] = Call(q, Keys(k, k), bias=bias[:, :1])
     pages, index = torch.empty(64, 16, 8, 128, dtype=dtype, device="meta"), torch.empty(1, 64, dtype=torch.int32, device="meta")
     found["D 128 one query over pages"] = Call(q[:, :1], Paged(pages, pages, index, index[:, 0], 1024), Causal())

@@ -157,6 +157,17 @@ def boxes(plan: Plan, *asked: tuple[Any, int, int]) -> tuple[Box, ...]:
     return tuple(made)
 
 
+def bias_box(call: Call, tile: Tile) -> Box | None:
+    """The bias `[B or 1, H or 1, T, S]` as the copy engine takes it, in tiles of rows and keys; None if it can't."""
+    x = call.bias
+    assert x is not None
+    shape, strides = [1] * (4 - x.dim()) + list(x.shape), [0] * (4 - x.dim()) + list(x.stride())
+    steps = [8 if n == 1 else s for n, s in zip(shape, strides, strict=True)][:3]  # some are never taken
+    if x.data_ptr() % 16 or not x.numel() or min(steps) <= 0 or any(s % 8 for s in steps) or strides[3] != 1:
+        return None
+    return Box(x, shape, [*steps, 1], [1, 1, tile.rows, tile.keys])
+
+
 def rows(x: Tensor) -> Rows:
     """Rows of a width: `[B, T, H, width]`, or packed `[N, H, width]`."""
     return Rows(x, strides(x))

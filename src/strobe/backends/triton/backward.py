@@ -23,8 +23,8 @@ from strobe.backends.triton import arguments, sizes
 from strobe.backends.triton.sizes import Tile, padded
 from strobe.backends.triton.starting import alike, start
 from strobe.backends.triton.tiles import (
-    LOG2_E, added, at_row, capped, fetched, kept, keys_seen, listed, product, queries_of, queries_seeing, rows, scales, sequence, tame,
-    tile_of, values, visible, write,
+    DENSE, LOG2_E, added, at_row, bias_tile, capped, fetched, kept, keys_seen, listed, product, queries_of, queries_seeing, rows, scales,
+    sequence, tame, tile_of, values, visible, write,
 )  # fmt: skip
 from strobe.layouts import Dense, Packed, Paged
 from strobe.plan import Plan
@@ -59,10 +59,12 @@ def prepare(
 
 
 @triton.jit
-def weights(b_product, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, MASKED: tl.constexpr):
+def weights(
+    b_product, b_d_p, b_base, b_delta, b_bias, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, MASKED: tl.constexpr
+):  # fmt: skip
     """(weights that met values, gradient of the score, gradient of the product) of a tile; b_product is q · k, b_d_p dO · v."""
     b_capped = capped(b_product, terms)
-    b_p = tl.exp2(added(b_capped, i_b, b_t, b_h, b_row, b_key, b_in, first, terms) - b_base)
+    b_p = tl.exp2(added(b_capped, b_bias, i_b, b_t, b_h, b_row, b_key, b_in, first, terms) - b_base)
     b_met = b_p
     if terms.threshold is not None:
         b_keep = kept(i_b, b_h, b_t, b_key, terms)
@@ -81,7 +83,8 @@ def weights(b_product, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in
 
 @triton.jit(do_not_specialize=["R", "q_rows", "G", "pairs", "section"])
 def d_queries(
-    q, k, v, d_out, k_box, v_box, p_base, p_delta, R, q_rows, d_q, d_slope, d_bias, layout, mask, lists, terms, scale, G, pairs, section,
+    q, k, v, d_out, k_box, v_box, bias_box, p_base, p_delta, R, q_rows, d_q, d_slope, d_bias, layout, mask, lists, terms, scale, G, pairs,
+    section,
     BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
@@ -158,8 +161,11 @@ def d_queries(
                             b_s *= b_k_scale
                         if (part != 1) and (not BY_ELEMENT):
                             b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED)
+                        b_bias = None
+                        if bias_box is not None:
+                            b_bias = bias_tile(bias_box, terms, i_b, i_g, i_m * BM, n, BM, BN)
                         b_met, b_d_s, b_d_product = weights(
-                            b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
+                            b_s, b_d_p, b_base, b_delta, b_bias, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
                         )
                         if d_slope is not None:
                             b_d_slope -= tl.sum(b_d_s * tl.abs(first + b_t - b_key).to(tl.float32), 1)
@@ -180,8 +186,8 @@ def d_queries(
 
 @triton.jit(do_not_specialize=["R", "q_rows", "G", "pairs", "section"])
 def d_keys(
-    q, k, v, d_out, k_box, v_box, q_box, d_out_box, p_base, p_delta, R, q_rows, d_k, d_v, layout, mask, lists, terms, scale, G, pairs,
-    section,
+    q, k, v, d_out, k_box, v_box, q_box, d_out_box, bias_box, p_base, p_delta, R, q_rows, d_k, d_v, layout, mask, lists, terms, scale,
+    G, pairs, section,
     BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
@@ -270,8 +276,11 @@ def d_keys(
                         b_d_p = product(b_v, tl.trans(b_d_out), tl.zeros([BN, BM], tl.float32), WIDEN)
                         if (part != 1) and (not BY_ELEMENT):
                             b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED)
+                        b_bias = None
+                        if bias_box is not None:
+                            b_bias = tl.trans(bias_tile(bias_box, terms, i_b, i_h, m, n, BM, BN))
                         b_met, b_d_s, b_d_product = weights(
-                            b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
+                            b_s, b_d_p, b_base, b_delta, b_bias, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, part != 1
                         )
                         if (q_box is not None) and (layout.offsets is not None) and (part != 1):  # what lies past the end
                             b_q = tame(b_q)
@@ -287,60 +296,77 @@ def d_keys(
 
 @triton.jit(do_not_specialize=["R", "q_rows", "B", "H"])
 def d_bias_of(
-    q, k, v, d_out, p_base, p_delta, R, q_rows, d_bias, layout, mask, terms, B, H, B_BIAS, H_BIAS, ONE_T: tl.constexpr, ONE_S: tl.constexpr,
-    BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
+    q, k, v, d_out, k_box, v_box, q_box, d_out_box, bias_box, p_base, p_delta, R, q_rows, d_bias, layout, mask, terms, B, H, B_BIAS, H_BIAS,
+    ONE_T: tl.constexpr, ONE_S: tl.constexpr, BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
+    BD: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """One tile of a bias that some sequences, heads, queries or keys share: all of them pass, one after another."""
+    """One tile of a bias that some sequences, heads, queries or keys share: all of them pass, one after another, in one loop, so
+    that the next ones' tiles come while these are multiplied."""
     dtype: tl.constexpr = q.data.dtype.element_ty
-    t_tiles = 1 if ONE_T else tl.cdiv(layout.T, BM)
-    s_tiles = 1 if ONE_S else tl.cdiv(layout.S, BN)
+    t_all = tl.cdiv(layout.T, BM)
+    s_all = tl.cdiv(layout.S, BN)
+    t_tiles = 1 if ONE_T else t_all
+    s_tiles = 1 if ONE_S else s_all
     i_s = tl.program_id(0) % s_tiles
     i_t = tl.program_id(0) // s_tiles % t_tiles
     i_h_bias = tl.program_id(0) // s_tiles // t_tiles % H_BIAS
     i_b_bias = tl.program_id(0) // s_tiles // t_tiles // H_BIAS
+    heads = H if H_BIAS == 1 else 1
+    t_each = t_all if ONE_T else 1
+    s_each = s_all if ONE_S else 1
+    count = (B if B_BIAS == 1 else 1) * heads * t_each * s_each
+    if not (ONE_T or ONE_S):
+        if ((layout.kind == DENSE) and (layout.offsets is None)) and ((layout.firsts is None) and (mask.prefixes is None)):
+            q_first, queries, k_first, length, first = sequence(i_b_bias.to(tl.int64) * 0, layout)
+            pos_high = first + tl.minimum(queries, i_t * BM + BM) - 1
+            low, high, full_low, full_high = keys_seen(first + i_t * BM, pos_high, first, length, mask.prefix, mask, BY_ELEMENT, BN)
+            if (i_s * BN + BN <= low) | (i_s * BN >= high):
+                count = 0  # no pair of the tile is seen, in any sequence
     b_sum = tl.zeros([BM, BN], tl.float32)
-    for i_b_small in range(0 if B_BIAS == 1 else i_b_bias, B if B_BIAS == 1 else i_b_bias + 1):
-        i_b = tl.program_id(0).to(tl.int64) * 0 + i_b_small
+    # what does not change in the loop is computed in it: it would wait in registers that are short
+    for i in tl.range(0, count, disable_licm=True):
+        n = (i_s + i % s_each) * BN
+        t = (i_t + i // s_each % t_each) * BM
+        i_h = i_h_bias + i // s_each // t_each % heads
+        i_b = (i_b_bias + i // s_each // t_each // heads).to(tl.int64)
+        i_g = i_h // GROUP
         q_first, queries, k_first, length, first = sequence(i_b, layout)
         prefix = mask.prefix
         if mask.prefixes is not None:
             prefix = tl.load(mask.prefixes + i_b)
-        t_end = queries if ONE_T else tl.minimum(queries, i_t * BM + BM)
-        s_end = length if ONE_S else tl.minimum(length, i_s * BN + BN)
-        for i_h in range(0 if H_BIAS == 1 else i_h_bias, H if H_BIAS == 1 else i_h_bias + 1):
-            for t in range(0 if ONE_T else i_t * BM, t_end, BM):
-                o_t = t + tl.arange(0, BM)
-                i_g = (tl.program_id(0) * 0 + i_h) // GROUP
-                o_h = i_h + tl.zeros([BM], tl.int32)
-                m_row = o_t < queries
-                o_token = q_first + o_t
-                b_t = o_t[:, None]
-                b_h = o_h[:, None]
-                b_row = m_row[:, None]
-                b_q = queries_of(q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D)
-                b_d_out = queries_of(d_out, i_b, o_token, o_h, m_row, tl.arange(0, BV), V)
-                o_all = i_h * R + q_first + i_b * q_rows + o_t
-                b_base = tl.load(p_base + o_all, mask=m_row, other=0.0)[:, None]
-                b_delta = tl.load(p_delta + o_all, mask=m_row, other=0.0)[:, None]
-                t_high = tl.minimum(queries, t + BM) - 1
-                low, high, full_low, full_high = keys_seen(first + t, first + t_high, first, length, prefix, mask, BY_ELEMENT, BN)
-                # what does not change in the loop is computed in it: it would wait in registers that are short
-                for n in tl.range(low if ONE_S else tl.maximum(low, i_s * BN), tl.minimum(high, s_end), BN, disable_licm=True):
-                    o_n = n + tl.arange(0, BN)
-                    b_key = o_n[None, :]
-                    b_in = (o_n < length)[None, :]
-                    b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, False)
-                    b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, True, dtype, None)
-                    b_v = values(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, True, dtype, None)
-                    b_s = product(b_q, tl.trans(b_k), tl.zeros([BM, BN], tl.float32), WIDEN)
-                    b_d_p = product(b_d_out, tl.trans(b_v), tl.zeros([BM, BN], tl.float32), WIDEN)
-                    if k.scale is not None:
-                        b_s *= scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
-                    b_met, b_d_s, b_d_product = weights(
-                        b_s, b_d_p, b_base, b_delta, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, True
-                    )
-                    b_sum += b_d_s
+        o_t = t + tl.arange(0, BM)
+        o_h = i_h + tl.zeros([BM], tl.int32)
+        o_n = n + tl.arange(0, BN)
+        m_row = o_t < queries
+        o_token = q_first + o_t
+        b_t = o_t[:, None]
+        b_h = o_h[:, None]
+        b_row = m_row[:, None]
+        b_key = o_n[None, :]
+        b_in = (o_n < length)[None, :]
+        if q_box is not None:
+            b_q = fetched(q_box, i_b, i_h, q_first + t, layout.offsets is not None, BM, BD)
+            b_d_out = fetched(d_out_box, i_b, i_h, q_first + t, layout.offsets is not None, BM, BV)
+        else:
+            b_q = queries_of(q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D)
+            b_d_out = queries_of(d_out, i_b, o_token, o_h, m_row, tl.arange(0, BV), V)
+        b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, True, dtype, k_box)
+        b_v = values(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, True, dtype, v_box)
+        o_all = i_h.to(tl.int64) * R + q_first + i_b * q_rows + o_t
+        b_base = tl.load(p_base + o_all, mask=m_row, other=0.0)[:, None]
+        b_delta = tl.load(p_delta + o_all, mask=m_row, other=0.0)[:, None]
+        b_s = product(b_q, tl.trans(b_k), tl.zeros([BM, BN], tl.float32), WIDEN)
+        b_d_p = product(b_d_out, tl.trans(b_v), tl.zeros([BM, BN], tl.float32), WIDEN)
+        if k.scale is not None:
+            b_s *= scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
+        b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, False)
+        b_bias = None
+        if bias_box is not None:
+            b_bias = bias_tile(bias_box, terms, i_b, i_h, t, n, BM, BN)
+        b_met, b_d_s, b_d_product = weights(
+            b_s, b_d_p, b_base, b_delta, b_bias, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, True
+        )
+        b_sum += b_d_s
     s = d_bias.strides
     o_t = i_t * BM + tl.arange(0, BM)
     o_n = i_s * BN + tl.arange(0, BN)
@@ -402,35 +428,39 @@ def _start(plan: Plan, problem: Problem, call: Call, known: tuple[Tensor, ...], 
     assert d_q is not None
     with torch.cuda.device_of(q):
         if problem.T:
-            tile, boxes = _tile(plan, "queries", (k.data, v.data), ())
+            tile, boxes = _tile(plan, call, "queries", (k.data, v.data), ())
             programs = sizes.tiles(problem.T * problem.group, tile.rows) * pairs
             slope = None if d_slope is None else arguments.numbers(d_slope)
             mine = arguments.rows(d_q), slope, at if each else None
             args = *read, *boxes, *known, *mine, *asked[:2], arguments.lists(plan, call, False), asked[2], problem.scale, *places
             start(d_queries, (programs,), args, made_for | arguments.options(tile), key)
         if problem.S and d_k is not None and d_v is not None:
-            tile, boxes = _tile(plan, "keys", (k.data, v.data), (q, grad_out))
+            tile, boxes = _tile(plan, call, "keys", (k.data, v.data), (q, grad_out))
             mine = arguments.rows(d_k), arguments.rows(d_v)
             programs = sizes.tiles(problem.S, tile.keys) * pairs
             args = *read, *boxes, *known, *mine, *asked[:2], arguments.lists(plan, call, True), asked[2], problem.scale, *places
             start(d_keys, (programs,), args, made_for | arguments.options(tile), key)
         if d_bias is not None and at is not None and not each and problem.T and problem.S:
             B, H, T, S = (*(1,) * (4 - d_bias.dim()), *d_bias.shape)
-            tile = sizes.backward(problem, plan.machine, "bias", False)
+            tile, boxes = _tile(plan, call, "bias", (k.data, v.data), (q, grad_out))
             programs = B * H * sizes.tiles(T, tile.rows) * sizes.tiles(S, tile.keys)
             one = {"ONE_T": T == 1 < problem.T, "ONE_S": S == 1 < problem.S}
-            d_bias_of[(programs,)](*read, *known, at, *asked, problem.B, problem.H, B, H, **one, **made_for, **arguments.options(tile))
+            args = *read, *boxes, *known, at, *asked, problem.B, problem.H, B, H
+            start(d_bias_of, (programs,), args, one | made_for | arguments.options(tile), key)
 
 
-def _tile(plan: Plan, kind: str, *sides: tuple[Any, ...]) -> tuple[Tile, tuple[Any, ...]]:
-    """The tile of a pass, and the arrays it reads for the copy engine: those of keys, those of rows."""
-    assert isinstance(plan.problem, Problem)
-    tile = sizes.backward(plan.problem, plan.machine, kind, True)
-    widths = plan.problem.D, plan.problem.V
+def _tile(plan: Plan, call: Call, kind: str, *sides: tuple[Any, ...]) -> tuple[Tile, tuple[Any, ...]]:
+    """The tile of a pass, and the arrays it reads for the copy engine: those of keys, those of rows, a bias."""
+    problem = plan.problem
+    assert isinstance(problem, Problem)
+    tile = sizes.backward(problem, plan.machine, kind, True)
+    widths = problem.D, problem.V
     both = zip((tile.keys, tile.rows), sides, strict=True)
     asked = [(x, rows, width) for rows, pair in both for x, width in zip(pair, widths, strict=False)]
     boxes = arguments.boxes(plan, *asked)
-    return (tile, boxes) if boxes else (sizes.backward(plan.problem, plan.machine, kind, False), (None,) * len(asked))
+    if not boxes:
+        return sizes.backward(problem, plan.machine, kind, False), (None,) * (len(asked) + 1)
+    return tile, (*boxes, arguments.bias_box(call, tile) if sizes.bias_by_box(problem, kind) else None)
 
 
 def _like(side: Any, call: Call) -> Tensor | None:

@@ -18,8 +18,8 @@ import triton.language as tl
 from strobe.backends.triton import arguments, sizes
 from strobe.backends.triton.merge import join
 from strobe.backends.triton.tiles import (
-    LN_2, LOG2_E, added, at_row, capped, finite, kept, keys_seen, listed, product, queries_of, rows, scales, sequence, tame, tile_of,
-    values, visible, write,
+    LN_2, LOG2_E, added, at_row, bias_tile, capped, finite, kept, keys_seen, listed, product, queries_of, rows, scales, sequence, tame,
+    tile_of, values, visible, write,
 )  # fmt: skip
 from strobe.backends.triton.starting import alike
 from strobe.backends.triton.starting import start as begin_kernel
@@ -41,8 +41,8 @@ def begin(sink, o_h, m_row, BM: tl.constexpr, BV: tl.constexpr):
 
 @triton.jit
 def step(
-    b_m, b_l, b_acc, wild, b_q, n, whole, q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g, b_t, b_h, b_row, k_first, length, first,
-    prefix, MASKED: tl.constexpr, CAREFUL: tl.constexpr, LISTED: tl.constexpr, BY_ELEMENT: tl.constexpr, D: tl.constexpr,
+    b_m, b_l, b_acc, wild, b_q, n, whole, q, k, v, k_box, v_box, bias_box, t_low, layout, mask, terms, i_b, i_g, b_t, b_h, b_row, k_first,
+    length, first, prefix, MASKED: tl.constexpr, CAREFUL: tl.constexpr, LISTED: tl.constexpr, BY_ELEMENT: tl.constexpr, D: tl.constexpr,
     V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """What `begin` began, with the tile of keys at n; careful, a tile that is not whole has zeros for values that are NaN or
@@ -61,7 +61,10 @@ def step(
         if k.scale is not None:
             b_s *= scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
         if terms.plain is None:
-            b_s = added(capped(b_s, terms), i_b, b_t, b_h, b_row, b_key, b_in, first, terms)
+            b_bias = None
+            if bias_box is not None:
+                b_bias = bias_tile(bias_box, terms, i_b, i_g, t_low, n, BM, BN)
+            b_s = added(capped(b_s, terms), b_bias, i_b, b_t, b_h, b_row, b_key, b_in, first, terms)
         if MASKED:
             if not BY_ELEMENT:  # not earlier, since it would wait in registers
                 b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED)
@@ -92,8 +95,8 @@ def step(
 
 @triton.jit(do_not_specialize=["G", "pairs", "section"])  # no compiling anew for another batch
 def attend(
-    q, k, v, k_box, v_box, out, lse, sums, layout, mask, lists, terms, G, pairs, section, SPLITS: tl.constexpr, UNSEEN: tl.constexpr,
-    BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
+    q, k, v, k_box, v_box, bias_box, out, lse, sums, layout, mask, lists, terms, G, pairs, section, SPLITS: tl.constexpr,
+    UNSEEN: tl.constexpr, BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows of one key head of one sequence, over all its keys or one part of them."""
@@ -155,18 +158,18 @@ def attend(
                     if LISTED:
                         n = tl.load(p_list + at // BN // each) * mask.block_columns + at // BN % each * BN
                     b_m, b_l, b_acc, wild = step(
-                        b_m, b_l, b_acc, wild, b_q, n, n < 0, q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g, b_t, b_h, b_row,
-                        k_first, length, first, prefix, part != 1, (UNSEEN and (part != 1)) and (k_box is None), LISTED, BY_ELEMENT, D, V,
-                        BD, BV, BM, BN, WIDE, WIDEN,
+                        b_m, b_l, b_acc, wild, b_q, n, n < 0, q, k, v, k_box, v_box, bias_box, t_low, layout, mask, terms, i_b, i_g,
+                        b_t, b_h, b_row, k_first, length, first, prefix, part != 1, (UNSEEN and (part != 1)) and (k_box is None), LISTED,
+                        BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE, WIDEN,
                     )  # fmt: skip
     if UNSEEN and (k_box is not None):  # values that go from the copy engine to the products are looked at afterwards
         if tl.max(tl.max((finite(b_acc) == 0).to(tl.int32), 1), 0) > 0:
             b_m, b_l, b_acc = begin(terms.sink, o_h, m_row, BM, BV)
             for n in tl.range(low, high, BN, num_stages=1, disable_licm=True):  # registers are for the loops above
                 b_m, b_l, b_acc, wild = step(
-                    b_m, b_l, b_acc, wild, b_q, n, (n >= full_low) & (n < full_high), q, k, v, k_box, v_box, layout, mask, terms, i_b, i_g,
-                    b_t, b_h, b_row, k_first, length, first, prefix, True, True, False, BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE,
-                    WIDEN,
+                    b_m, b_l, b_acc, wild, b_q, n, (n >= full_low) & (n < full_high), q, k, v, k_box, v_box, bias_box, t_low, layout, mask,
+                    terms, i_b, i_g, b_t, b_h, b_row, k_first, length, first, prefix, True, True, False, BY_ELEMENT, D, V, BD, BV, BM, BN,
+                    WIDE, WIDEN,
                 )  # fmt: skip
     if UNSEEN:
         if wild:  # NaN or infinity among values that only some of the rows see: those rows get them, one key after another
@@ -221,10 +224,11 @@ def start(plan: Plan, problem: Problem, call: Call, out: arguments.Rows, lse: ar
     boxes = arguments.boxes(plan, (k, tile.keys, problem.D), (v, tile.keys, problem.V))
     if not boxes:
         tile = sizes.forward(problem, plan.machine, False)
+    bias = arguments.bias_box(call, tile) if boxes and sizes.bias_by_box(problem, "forward") else None
     programs = sizes.tiles(problem.T * problem.group, tile.rows) * pairs
     with torch.cuda.device_of(arguments.tokens(call)):
         args = (
-            arguments.rows(arguments.tokens(call)), arguments.side(k), arguments.side(v), *(boxes or (None, None)), out, lse, sums,
+            arguments.rows(arguments.tokens(call)), arguments.side(k), arguments.side(v), *(boxes or (None, None)), bias, out, lse, sums,
             arguments.layout(plan, call), arguments.seen(plan, call), arguments.lists(plan, call, False), arguments.terms(plan, call),
             problem.G, pairs, known.section,
         )  # fmt: skip

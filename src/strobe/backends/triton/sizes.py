@@ -70,13 +70,14 @@ D_KEYS: dict[str, Sizes] = {
     "turing": ((32, 32), (16, 16), (16, 16), (16, 16)),
     "float32": ((32, 32), (32, 32), (16, 32), (16, 16)),
 }
+D_BIAS: Sizes = ((128, 64), (128, 64), (64, 64))  # through the copy engine
 # At most these where more than products meets the scores: forward, dQ and bias; dK and dV.
 BUSY = {
     "boxes": ((64, 32), (16, 64)),
     "shared": ((64, 32), (16, 64)),
-    "registers": ((32, 32), (16, 64)),
+    "registers": ((32, 32), (16, 32)),
     "amd": ((64, 32), (16, 64)),  # Triton 3.6 does not compile 32 rows and keys for gfx942
-    "blackwell": ((64, 32), (16, 64)),
+    "blackwell": ((32, 32), (16, 64)),
     "turing": ((16, 16), (16, 16)),
     "float32": ((32, 32), (16, 64)),
 }
@@ -109,6 +110,15 @@ def listable(problem: Problem) -> bool:
     return dense and found[0].rows % 64 == 0 and found[0].columns % 128 == 0 and (kept[1] == 1 or problem.group == 1)
 
 
+def bias_by_box(problem: Problem, kind: str) -> bool:
+    """Whether a bias comes through the copy engine too, if it is aligned: it has a number for each query and key, of 16 bits, and
+    the rows of a tile are queries of one head."""
+    bias = problem.call.bias
+    if not isinstance(bias, Described) or (problem.group > 1 and kind in ("forward", "queries")):
+        return False
+    return bias.dtype in ("bfloat16", "float16") and bias.shape[-2:] == (problem.T, problem.S) and problem.S % 8 == 0
+
+
 def section(problem: Problem) -> int:
     """Pairs of a sequence and a key head whose programs run at a time: those whose keys and values fit a GPU's cache."""
     each = problem.S * (problem.D + problem.V) * (4 if problem.dtype == "float32" else 2)
@@ -121,32 +131,47 @@ def forward(problem: Problem, machine: Machine, by_box: bool) -> Tile:
     light = by_box and _extras(problem) < 2 and not listable(problem)  # a bias alone leaves enough registers
     known = measured("attend", problem, machine) if light else None
     if known is not None and known.rows <= padded(problem.T * problem.group):
-        return known
-    BM, BN = _size(FORWARD, problem, machine, by_box)
+        if problem.call.bias is None:
+            return known
+        if not bias_by_box(problem, "forward"):
+            return known._replace(rows=64)
+        return known._replace(stages=2)  # tiles of a bias would take the shared memory of a multiprocessor's second program
+    BM, BN = _size(FORWARD, problem, machine, by_box, _extras(problem, "forward" if by_box else ""))
     BM = min(BM, padded(problem.T * problem.group))
     if problem.scaled and BM > 16:  # narrow keys are widened in registers
         BM, BN = min(BM, 64), min(BN, 32)
     if listable(problem) and machine.arch == "sm75":
         BN = min(BN, 16)
     BM = _in_block(Tile(BM, BN, 0, 0), problem).rows
-    few = BM <= 16 and not (problem.scaled and machine.arch == "sm75")
+    few = BM <= 16 and not (machine.arch == "sm75" and (problem.scaled or _extras(problem) == 2))
     return _fit(BM, BN, 4 if few else 8, 2 if few else 3, lambda *sizes: _forward_bytes(problem, *sizes), machine)
 
 
 @lru_cache(maxsize=4096)
 def backward(problem: Problem, machine: Machine, kind: str, by_box: bool) -> Tile:
     """The tile of a pass of `backward.py`: "queries", "keys" or "bias"; NONE if none fits the shared memory."""
-    known = measured(f"d_{kind}", problem, machine) if by_box and not _extras(problem) else None
+    known = measured(f"d_{kind}", problem, machine) if by_box and not _extras(problem, kind) else None
     if known is not None:
         return known if kind == "keys" else _in_block(known, problem)
-    BM, BN = _size(D_KEYS if kind == "keys" else D_QUERIES, problem, machine, by_box and kind != "bias")
     if kind == "bias":
-        BM = min(BM, 32 if _kind(problem, machine) == "blackwell" else 64)
+        return _bias(problem, machine, by_box)
+    busy = _extras(problem, kind if by_box else "")
+    BM, BN = _size(D_KEYS if kind == "keys" else D_QUERIES, problem, machine, by_box, busy)
     if kind == "queries":
         BM = _in_block(Tile(BM, BN, 0, 0), problem).rows
-    warps = 4 if by_box and kind == "queries" and _extras(problem) else 8
-    # a shared bias is passed by loop in loop, which leaves registers for no more than one tile in flight
-    return _fit(BM, BN, warps, 1 if kind == "bias" else 3, lambda *sizes: _backward_bytes(problem, kind, *sizes), machine)
+    warps = 4 if by_box and kind == "queries" and busy else 8
+    return _fit(BM, BN, warps, 3, lambda *sizes: _backward_bytes(problem, kind, *sizes), machine)
+
+
+def _bias(problem: Problem, machine: Machine, by_box: bool) -> Tile:
+    """Of a bias that is shared: all that shares it passes, queries too. Through addresses registers are left for one tile in flight."""
+    width = max(padded(problem.D), padded(problem.V), 64)
+    if by_box and _extras(problem) == 1 and width <= 256:
+        BM, BN = D_BIAS[width.bit_length() - 7]
+    else:
+        BM, BN = _size(D_QUERIES, problem, machine, False, _extras(problem))
+        BM = min(BM, 32 if _kind(problem, machine) == "blackwell" else 64)
+    return _fit(BM, BN, 8, 3 if by_box else 1, lambda *sizes: _backward_bytes(problem, "bias", *sizes), machine)
 
 
 def _in_block(tile: Tile, problem: Problem) -> Tile:
@@ -180,22 +205,23 @@ def _kind(problem: Problem, machine: Machine) -> str:
     return {"sm75": "turing", "sm90": "shared", "sm100": "blackwell", "sm103": "blackwell"}.get(machine.arch, "registers")
 
 
-def _size(sizes: dict[str, Sizes], problem: Problem, machine: Machine, by_box: bool) -> tuple[int, int]:
+def _size(sizes: dict[str, Sizes], problem: Problem, machine: Machine, by_box: bool, busy: int) -> tuple[int, int]:
     kind, width = "boxes" if by_box else _kind(problem, machine), max(padded(problem.D), padded(problem.V))
     BM, BN = sizes[kind][0 if width <= 64 else width.bit_length() - 7]
-    if _extras(problem):
+    if busy:
         most = BUSY[kind][sizes is D_KEYS]
         return min(BM, most[0]), min(BN, most[1])
     return BM, BN
 
 
-def _extras(problem: Problem) -> int:
-    """What takes registers of its own: 1 for a bias alone, 2 where masks by arrays or random numbers meet the scores."""
+def _extras(problem: Problem, by_box: str = "") -> int:
+    """What takes registers of its own: 1 for a bias alone, 2 where masks by arrays or random numbers meet the scores. A bias that
+    comes through the copy engine, to the kernel named, takes none."""
     call = problem.call
     arrays = not listable(problem) and any(isinstance(part, Documents | Blocks | Dense) for part in split(call.mask)[2])
     if arrays or call.dropout is not None or (call.bias is not None and call.alibi is not None):
         return 2
-    return int(call.bias is not None)
+    return int(call.bias is not None and not (by_box and problem.group == 1 and bias_by_box(problem, by_box)))
 
 
 def _fit(BM: int, BN: int, warps: int, most: int, needed: Callable[[int, int, int], int], machine: Machine) -> Tile:
@@ -216,11 +242,14 @@ def _fit(BM: int, BN: int, warps: int, most: int, needed: Callable[[int, int, in
 def _forward_bytes(problem: Problem, BM: int, BN: int, in_flight: int) -> int:
     """Shared memory of a program: queries, tiles of keys and values in flight, and the weights."""
     D, V = padded(problem.D), padded(problem.V)
-    return (4 if problem.dtype == "float32" else 2) * (BM * D + in_flight * BN * (D + V) + BM * BN)
+    bias = BM if problem.call.bias is not None else 0
+    return (4 if problem.dtype == "float32" else 2) * (BM * D + in_flight * BN * (D + V + bias) + BM * BN)
 
 
 def _backward_bytes(problem: Problem, kind: str, BM: int, BN: int, in_flight: int) -> int:
     """Shared memory of a program of a pass: both arrays of what it keeps and of what passes, and weights and their gradients."""
-    held, passing = (BN, BM) if kind == "keys" else (BM, BN)
+    held, passing = (BN, BM) if kind == "keys" else (BM, BN) if kind == "queries" else (0, BM + BN)
     both = padded(problem.D) + padded(problem.V)
-    return (4 if problem.dtype == "float32" else 2) * (held * both + in_flight * passing * both + 2 * BM * BN)
+    bias = BM * BN if problem.call.bias is not None else 0
+    made = 0 if kind == "bias" else 2 * BM * BN
+    return (4 if problem.dtype == "float32" else 2) * (held * both + in_flight * (passing * both + bias) + made)

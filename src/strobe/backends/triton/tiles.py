@@ -175,9 +175,11 @@ def capped(b_product, terms):
 
 
 @triton.jit
-def added(b_s, i_b, b_t, b_h, b_row, b_key, b_in, first, terms):
-    """Scores in base 2, with bias and slopes."""
-    if terms.bias is not None:
+def added(b_s, b_bias, i_b, b_t, b_h, b_row, b_key, b_in, first, terms):
+    """Scores in base 2, with bias and slopes; the bias comes as b_bias, or through addresses where that is None."""
+    if b_bias is not None:
+        b_s += b_bias.to(tl.float32)
+    elif terms.bias is not None:
         s = terms.bias_strides
         o_bias = i_b * s[0] + b_h * s[1] + b_t.to(tl.int64) * s[2] + b_key * s[3]
         b_s += tl.load(terms.bias + o_bias, mask=b_row & b_in, other=0.0).to(tl.float32)
@@ -246,6 +248,14 @@ def fetched(box, i_b, i_h, first, PACKED_ROWS: tl.constexpr, N: tl.constexpr, BW
     if PACKED_ROWS:
         i_sequence = i_sequence * 0
     return box.load([i_sequence, i_h, first.to(tl.int32), 0]).reshape([N, BW])
+
+
+@triton.jit
+def bias_tile(box, terms, i_b, i_h, t, n, M: tl.constexpr, N: tl.constexpr):
+    """[M, N] numbers of a bias, of queries t … and keys n …, through the copy engine."""
+    i_sequence = tl.where(terms.bias_strides[0] == 0, 0, i_b.to(tl.int32))  # one for all
+    i_head = tl.where(terms.bias_strides[1] == 0, 0, i_h)
+    return box.load([i_sequence, i_head, t, n]).reshape([M, N])
 
 
 @triton.jit
