@@ -19,7 +19,7 @@ from strobe.backends.triton import sizes
 from strobe.backends.triton.offer import offer
 from strobe.faces.torch import _described, describe
 from strobe.layouts import Dense as Keys
-from strobe.machine import KNOWN, Machine
+from strobe.machine import KNOWN, Machine, installed_triton
 from strobe.plan import plan
 from strobe.problem import Call, Problem, check, map_arrays
 from strobe.rooms import kernel
@@ -168,3 +168,31 @@ def test_kernels_compile_for_a_gpu_that_is_not_here(arch: str) -> None:
     if arch.startswith("sm"):
         spilled = [line for line in lines if line["spills"] and ("D 64" in line["what"] or "D 128" in line["what"])]
         assert not spilled
+
+
+@pytest.mark.skipif(installed_triton() is None, reason="this machine has no Triton")
+def test_triton_hashes_itself_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept is used if it is of these files, and computed again if not."""
+    from triton import knobs
+    from triton.runtime import cache
+
+    from strobe.backends.triton import version
+
+    whole, kept = cache.triton_key, tmp_path / "strobe-triton.json"
+    monkeypatch.setattr(knobs.cache, "dir", str(tmp_path))
+
+    def computed() -> bool:
+        monkeypatch.setattr(cache, "triton_key", whole)
+        version.know.cache_clear()
+        version.know()
+        assert cache.triton_key() == whole()
+        return cache.triton_key is whole
+
+    assert computed() and not computed()
+    for spoilt in ("{", "[]", '{"key": 1, "files": []}', kept.read_text().replace("libtriton", "another")):
+        kept.write_text(spoilt)
+        assert computed() and not computed(), spoilt
+    kept.unlink()
+    tmp_path.chmod(0o500)  # nothing can be kept there (but by root)
+    computed()
+    version.know.cache_clear()

@@ -16,6 +16,7 @@ from torch import Tensor
 from strobe.appending import Append, Rotary
 from strobe.backends.triton import arguments
 from strobe.backends.triton.sizes import padded
+from strobe.backends.triton.starting import start
 from strobe.layouts import Packed, Paged
 from strobe.plan import Plan
 
@@ -150,9 +151,12 @@ def launch(plan: Plan, pages: Paged, k: Any, v: Tensor, rotary: Rotary | None = 
         at = rotary.positions
         at_strides = (0, 0) if at is None else (0, *at.stride())[-2:]
     with torch.cuda.device_of(tokens):
-        write_rows[(problem.B * problem.T * problem.G,)](
+        args = (
             arguments.rows(tokens), arguments.rows(v), keys, values, layout, angles, at, at_strides, pages.table.shape[1], problem.G,
-            D=problem.D, V=problem.V, BD=padded(problem.D), BV=padded(problem.V), PAIRS=problem.rotated // 2,
-            INTERLEAVED=problem.interleaved, GREATEST=GREATEST_OF.get(keys.data.dtype, 0.0),
-            num_warps=1, enable_fp_fusion=False,  # the same bits as everywhere
         )  # fmt: skip
+        named = {
+            "D": problem.D, "V": problem.V, "BD": padded(problem.D), "BV": padded(problem.V), "PAIRS": problem.rotated // 2,
+            "INTERLEAVED": problem.interleaved, "GREATEST": GREATEST_OF.get(keys.data.dtype, 0.0),
+            "num_warps": 1, "enable_fp_fusion": False,  # the same bits as everywhere
+        }  # fmt: skip
+        start(write_rows, (problem.B * problem.T * problem.G,), args, named, None)

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from strobe.backends.triton.sizes import padded, tiles
+from strobe.backends.triton.starting import start
 from strobe.backends.triton.tiles import LN_2, LOG2_E
 from strobe.plan import Plan
 from strobe.state import State
@@ -92,7 +93,8 @@ def join(parts: Tensor, tops: Tensor, sums: Tensor, out: Tensor, lse: Tensor) ->
     contiguous."""
     rows, size = lse.numel(), tile(lse.numel(), out.shape[-1])
     with torch.cuda.device_of(out):
-        merge_parts[(tiles(rows, size["BM"]),)](parts, tops, sums, out, lse, rows, PARTS=parts.shape[0], **size)
+        args = parts, tops, sums, out, lse, rows
+        start(merge_parts, (tiles(rows, size["BM"]),), args, {"PARTS": parts.shape[0], **size}, None)
 
 
 def launch(plan: Plan, a: State, b: State) -> State:
@@ -100,8 +102,8 @@ def launch(plan: Plan, a: State, b: State) -> State:
     out = torch.empty_like(a.out, memory_format=torch.contiguous_format)
     lse = torch.empty_like(a.lse, memory_format=torch.contiguous_format)
     if out.numel():
-        arrays = (x.contiguous() for x in (*a, *b))
+        arrays = tuple(x.contiguous() for x in (*a, *b))
         rows, size = lse.numel(), tile(lse.numel(), out.shape[-1])
         with torch.cuda.device_of(out):
-            merge_two[(tiles(rows, size["BM"]),)](*arrays, out, lse, rows, **size)
+            start(merge_two, (tiles(rows, size["BM"]),), (*arrays, out, lse, rows), size, None)
     return State(out, lse)

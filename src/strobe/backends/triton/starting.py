@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from triton import knobs
 
+from strobe.backends.triton import version
 from strobe.layouts import Dense, Paged
 from strobe.plan import Plan
 from strobe.problem import Call
@@ -45,17 +47,16 @@ def alike(plan: Plan, call: Call, *others: Tensor) -> Any:
 
 def start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], named: dict[str, Any], key: Any) -> None:
     """`kernel[grid](*args, **named)`; `key` is what `alike` said of the arrays."""
-    if key is None:
-        kernel[grid](*args, **named)
-        return
-    key = kernel, len(grid), *key
-    known = _known.get(key)
+    key = None if key is None else (kernel, len(grid), *key)
+    known = None if key is None else _known.get(key)
     if known is not None:
         made, constants = known
         made[(*grid, 1, 1)[:3]](*args, *constants)
         return
+    if not knobs.runtime.interpret:
+        version.know()
     made = kernel[grid](*args, **named)
-    if made is not None:  # the interpreter makes nothing
+    if key is not None and made is not None:  # the interpreter makes nothing
         if len(_known) >= MOST:
             _known.clear()
         _known[key] = made, tuple(named[name] for name in kernel.arg_names[len(args) :])
