@@ -1,4 +1,4 @@
-"""The command line: `strobe explain · doctor · bench · generate · chat · demo`.
+"""The command line: `strobe explain · doctor · bench · generate · chat · demo · warm`.
 
 A `StrobeError` becomes one line on stderr: exit code 2 where it is the caller's mistake, 1 where it is ours.
 """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strobe.cli.generate import Answered, answer, sampling_of
-from strobe.cli.opening import Spoken, cache_of, open_model, readable, weights_of
+from strobe.cli.opening import Spoken, cache_of, device_of, open_model, readable, weights_of
 from strobe.errors import Invalid, StrobeError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     sampling = sampling_of(arguments)
     if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] — so it is where the shell closed it
         raise Invalid("chat reads what is said from the standard input, which is closed; type, or pipe lines into it")
-    opened = open_model(arguments.model, arguments.dtype)
+    opened = open_model(arguments.model, arguments.dtype, device_of(arguments.device))
     from strobe.engine.engine import Engine
 
     engine = Engine(opened.model, opened.tokenizer, weights=weights_of(arguments.weights), cache=cache_of(arguments.cache))

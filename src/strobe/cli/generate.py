@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from strobe.cli.opening import Opened, asked, cache_of, open_model, read_prompts, readable, weights_of
+from strobe.cli.opening import Opened, asked, cache_of, device_of, open_model, read_prompts, readable, weights_of
 from strobe.cli.screen import Waiting, waiting
 from strobe.errors import Invalid
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     sampling = sampling_of(arguments)
     if arguments.compare and not sampling.greedy:
         raise Invalid("--compare compares the likeliest tokens; leave --temperature out")
-    opened = open_model(arguments.model, arguments.dtype)
+    opened = open_model(arguments.model, arguments.dtype, device_of(arguments.device))
     from strobe.engine.engine import Engine
 
     engine = Engine(opened.model, opened.tokenizer, weights=weights_of(arguments.weights), cache=cache_of(arguments.cache))
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
             return INTERRUPTED
         compared = None
         if arguments.compare:
-            other = other or _beside(opened, arguments.dtype)
+            other = other or _beside(opened, arguments)
             compared = compare(other, engine, answered)
             worst = max(worst, int(compared["wrong"]))
         if arguments.json:
@@ -131,11 +131,11 @@ def cache_bytes(engine: Engine, tokens: int) -> int:
     return math.ceil(tokens / stats.page_tokens) * (stats.cache_bytes // stats.cache_pages)
 
 
-def _beside(opened: Opened, dtype: str) -> Any:
+def _beside(opened: Opened, arguments: argparse.Namespace) -> Any:
     """The same model once more, for transformers: the engine keeps its own."""
     from strobe.cli.opening import load_quietly
 
-    return load_quietly(opened.folder, dtype)[0]
+    return load_quietly(opened.folder, arguments.dtype, device_of(arguments.device))[0]
 
 
 def compare(model: Any, engine: Engine, answered: Answered) -> dict[str, Any]:

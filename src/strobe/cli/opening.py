@@ -54,7 +54,16 @@ def checkpoint(folder: str | None) -> Path:
     return demo_folder()
 
 
-def load_quietly(folder: Path, dtype: str) -> tuple[Any, Any]:
+def device_of(word: str) -> str:
+    """What `--device` asks for; auto is a GPU where torch sees one."""
+    if word != "auto":
+        return word
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_quietly(folder: Path, dtype: str, device: str = "cpu") -> tuple[Any, Any]:
     """`strobe.models.load.load`, without transformers' own bars and remarks."""
     from transformers.utils import logging
 
@@ -62,16 +71,16 @@ def load_quietly(folder: Path, dtype: str) -> tuple[Any, Any]:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    return load(folder, dtype=dtype)
+    return load(folder, dtype=dtype, device=device)
 
 
-def open_model(folder: str | None, dtype: str = "auto", announce: bool = True) -> Opened:
+def open_model(folder: str | None, dtype: str = "auto", device: str = "cpu", announce: bool = True) -> Opened:
     """The model of `--model`, or the demonstration model, which is announced as what it is."""
     where = checkpoint(folder)
     if folder is None and announce:
         print("the demonstration model, 5.7 million parameters: it tells stories of a small world and knows nothing else", file=sys.stderr)
     with waiting("loading"):
-        model, tokenizer = load_quietly(where, dtype)
+        model, tokenizer = load_quietly(where, dtype, device)
     return Opened(model, tokenizer, where, folder is None)
 
 

@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="strobe", description="Exact attention in tiles, and a generation engine on it.")
     top.add_argument("--version", action="version", version=f"strobe {__version__}")
     commands = top.add_subparsers(metavar="command", required=True)
-    for add in (_generate, _chat, _demo, _explain, _doctor, _bench):
+    for add in (_generate, _chat, _demo, _warm, _explain, _doctor, _bench):
         add(commands)
     return top
 
@@ -149,13 +149,28 @@ def _demo(commands: Any) -> None:
     command.set_defaults(run=_later("demo"))
 
 
-def _model(command: argparse.ArgumentParser) -> None:
-    """What every command that generates takes."""
+def _warm(commands: Any) -> None:
+    command = commands.add_parser("warm", help="compile the kernels a model needs on this GPU", description=(
+        "Runs an engine once in every way in which it will run, so that nothing is compiled while it serves. "
+        "The kernels stay in Triton's cache on the disk."))  # fmt: skip
+    _checkpoint(command)
+    _threads(command)
+    command.set_defaults(run=_later("warm"))
+
+
+def _checkpoint(command: argparse.ArgumentParser) -> None:
+    """Which model, where, and what it is held in."""
     command.add_argument("--model", metavar="DIR", help="a checkpoint's folder; nothing is downloaded")
+    command.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:1, …; auto is a GPU where there is one")
     command.add_argument("--dtype", default="auto", choices=("auto", *DTYPES[:3]), help="auto is what the checkpoint says")
     command.add_argument("--weights", default="as-loaded", choices=("as-loaded", "int8"), help="int8 reads fewer bytes a token")
     caches = ("as-computed", "int8", "int4", "float8")
     command.add_argument("--cache", default="as-computed", choices=caches, help="narrow keys and values take less memory")
+
+
+def _model(command: argparse.ArgumentParser) -> None:
+    """What every command that generates takes."""
+    _checkpoint(command)
     command.add_argument("--max-tokens", type=int, default=400, metavar="N")
     command.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0, the default, takes the likeliest token")
     command.add_argument("--top-k", type=int, metavar="N")

@@ -21,6 +21,8 @@ from strobe.engine.cascade import shared
 from strobe.engine.scheduler import Work
 from strobe.models.attend import CAUSAL, Terms
 
+ALIGNED = 16  # pages: kernels for a GPU are compiled for strides that are multiples of it, and for others
+
 
 @dataclass(frozen=True)
 class Places:
@@ -162,8 +164,9 @@ def _part(works: Sequence[Work], start: int, storage: Storage, device: torch.dev
 def _places(tables: Sequence[array[int]], lengths: Sequence[int], size: int, device: torch.device) -> Places:
     # a bound that only moves with the pages: the plans of one step serve the next ones
     wide = max(map(len, tables))
-    rows = b"".join(pages.tobytes().ljust(4 * wide, b"\0") for pages in tables)
-    table = torch.frombuffer(bytearray(rows), dtype=torch.int32).view(len(tables), wide).to(device)
+    columns = -(-wide // ALIGNED) * ALIGNED
+    rows = b"".join(pages.tobytes().ljust(4 * columns, b"\0") for pages in tables)
+    table = torch.frombuffer(bytearray(rows), dtype=torch.int32).view(len(tables), columns).to(device)
     return Places(table, torch.tensor(lengths, dtype=torch.int32, device=device), wide * size)
 
 

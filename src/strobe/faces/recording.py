@@ -29,7 +29,7 @@ def attend(call: Call) -> State:
     """The state of a call, recorded for autograd where a gradient is asked for."""
     if torch.compiler.is_compiling() or wants_gradient(call):
         if _simple(call):
-            return State(*_Simple.apply(call.q, call.keys.k, call.keys.v, call._replace(q=None, keys=None)))
+            return State(*_Simple.apply(call.q, *key_sides(call.keys), call._replace(q=None, keys=None)))
         _refuse_cache_gradients(call)
         q, k, v, bias, slopes, sink, rest, words, sizes = flatten(call)
         return State(*torch.ops.strobe.attention.default(q, k, v, bias, slopes, sink, rest, words, sizes))

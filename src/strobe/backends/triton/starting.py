@@ -6,6 +6,8 @@ than a short kernel. Arguments made by the same plan from arrays that lie alike 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +20,27 @@ from strobe.problem import Call
 from strobe.terms import Scaled
 
 MOST = 4096
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """The names of the kernels that are compiled within; those found on the disk are not."""
+    found: list[str] = []
+    before = knobs.compilation.listener
+
+    def listener(*, src: Any, metadata: Any, metadata_group: Any, times: Any, cache_hit: bool) -> None:
+        if not cache_hit:
+            found.append(metadata["name"])
+        if before is not None:
+            before(src=src, metadata=metadata, metadata_group=metadata_group, times=times, cache_hit=cache_hit)
+
+    knobs.compilation.listener = listener
+    try:
+        yield found
+    finally:
+        knobs.compilation.listener = before
+
+
 _known: dict[Any, tuple[Any, tuple[Any, ...]]] = {}
 
 
