@@ -14,30 +14,33 @@ from strobe.engine.request import Sampling
 
 # Of a prompt: on both sides of every tile's rows for groups of 1 to 128 heads, multiples of 16 and others.
 LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 127, 128, 129, 250, 256, 500, 512)
+LONG = 4096  # tokens of a context whose keys are cut into parts
 TOGETHER = (1, 2, 3, 8, 16, 31)  # requests that generate at once
 
 
 def warm(engine: Engine, done: Callable[[str], None] = lambda what: None) -> None:
-    """Computes prompts of many lengths, alone and after a context, and tokens of one to many requests; `done` is told of each."""
+    """Computes prompts of many lengths, alone and after a long context, and tokens of one to many requests; `done` is told of each."""
     draw = random.Random(0)
     few = Sampling(max_tokens=2, ignore_eos=True)
 
     def tokens(n: int) -> list[int]:
         return [draw.randrange(engine.model.vocabulary) for _ in range(n)]
 
-    most = engine.model.context - few.max_tokens - 1 if few.max_tokens else 0
-    for n in LENGTHS:
-        if n <= most:
-            engine.generate([tokens(n)], few)
-        done(f"a prompt of {n} tokens")
+    room = min(engine.model.context, engine.stats.cache_pages * engine.stats.page_tokens) - 3  # for two tokens of an answer
+    pages = min(LONG, room - max(LENGTHS)) // engine.stats.page_tokens
+    context = tokens(max(0, pages) * engine.stats.page_tokens)  # whole pages: the cache keeps no less
+    for start in ([], context):
+        for n in LENGTHS:
+            if len(start) + n <= room:
+                engine.generate([[*start, *tokens(n)]], few)
+            done(f"{n} tokens after {len(start)}")
     for together in TOGETHER:
-        engine.generate([tokens(min(5 + i, most)) for i in range(together)], few)
+        engine.generate([tokens(min(5 + i, room)) for i in range(together)], few)
         done(f"{together} at once")
-    shared = tokens(min(300, most - 1))
-    engine.generate([shared], few)  # what the next ones have in common is in the cache when they come
-    engine.generate([[*shared, n] for n in range(3)], few)
+    if context:
+        engine.generate([[*context, n] for n in range(3)], few)
+    done("a beginning that some share")
     engine.forget_prefixes()
-    done("a prefix that some share")
 
 
-STEPS = len(LENGTHS) + len(TOGETHER) + 1
+STEPS = 2 * len(LENGTHS) + len(TOGETHER) + 1

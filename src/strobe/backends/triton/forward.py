@@ -93,11 +93,11 @@ def step(
     return b_m, b_l, b_acc, wild
 
 
-@triton.jit(do_not_specialize=["G", "pairs", "section"])  # no compiling anew for another batch
+@triton.jit(do_not_specialize=["G", "pairs", "section", "splits", "rows_in_all"])  # no compiling anew for another batch
 def attend(
-    q, k, v, k_box, v_box, bias_box, out, lse, sums, layout, mask, lists, terms, G, pairs, section, SPLITS: tl.constexpr,
-    UNSEEN: tl.constexpr, BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
-    BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
+    q, k, v, k_box, v_box, bias_box, out, lse, sums, layout, mask, lists, terms, G, pairs, section, splits, rows_in_all,
+    SPLIT: tl.constexpr, UNSEEN: tl.constexpr, BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
+    BD: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows of one key head of one sequence, over all its keys or one part of them."""
     tiles = tl.cdiv(layout.T * GROUP, BM)
@@ -124,8 +124,8 @@ def attend(
     t_high = tl.minimum(queries - 1, (i_m * BM + BM - 1) // GROUP)
     LISTED: tl.constexpr = lists.blocks is not None
     low, high, full_low, full_high = keys_seen(first + t_low, first + t_high, first, length, prefix, mask, BY_ELEMENT or LISTED, BN)
-    if SPLITS > 1:  # equal parts of the tiles there are
-        share = tl.cdiv(tl.cdiv(tl.maximum(high - low, 0), BN), SPLITS) * BN
+    if SPLIT:  # equal parts of the tiles there are
+        share = tl.cdiv(tl.cdiv(tl.maximum(high - low, 0), BN), splits) * BN
         low += tl.program_id(1) * share
         high = tl.minimum(high, low + share)
         full_low = tl.minimum(tl.maximum(full_low, low), low + share)
@@ -186,8 +186,8 @@ def attend(
     b_out = b_acc / b_divisor[:, None]
     if terms.threshold is not None:
         b_out *= terms.keep_scale
-    if SPLITS > 1:  # [splits, rows of the whole call, …], one part after another
-        o_token += tl.program_id(1).to(tl.int64) * out.strides[3]
+    if SPLIT:  # [splits, rows of the whole call, …], one part after another
+        o_token += tl.program_id(1).to(tl.int64) * rows_in_all
         b_lse = tl.where(some_key, b_m, float("-inf"))
         tl.store(at_row(sums, i_b, o_token, o_h), b_l, mask=m_row)
     else:
@@ -210,8 +210,7 @@ def launch(plan: Plan, call: Call) -> State:
         return State(out, lse)
     parts = tokens.new_empty((splits, *out.shape), dtype=torch.float32)
     tops, sums = tokens.new_empty((2, splits, *lse.shape), dtype=torch.float32)
-    first, each = arguments.rows(parts[0]), tokens.shape[0] * tokens.shape[1] if tokens.dim() == 4 else tokens.shape[0]
-    start(plan, problem, call, first._replace(strides=(*first.strides, each)), *map(arguments.numbers, (tops[0], sums[0])), splits)
+    start(plan, problem, call, arguments.rows(parts[0]), *map(arguments.numbers, (tops[0], sums[0])), splits)
     join(parts, tops, sums, out, lse)
     return State(out, lse)
 
@@ -230,7 +229,7 @@ def start(plan: Plan, problem: Problem, call: Call, out: arguments.Rows, lse: ar
         args = (
             arguments.rows(arguments.tokens(call)), arguments.side(k), arguments.side(v), *(boxes or (None, None)), bias, out, lse, sums,
             arguments.layout(plan, call), arguments.seen(plan, call), arguments.lists(plan, call, False), arguments.terms(plan, call),
-            problem.G, pairs, known.section,
+            problem.G, pairs, known.section, splits, lse.data.numel() // problem.H,
         )  # fmt: skip
-        named = {"SPLITS": splits, "UNSEEN": known.unseen, **arguments.sizes(plan, call), **arguments.options(tile)}
+        named = {"SPLIT": splits > 1, "UNSEEN": known.unseen, **arguments.sizes(plan, call), **arguments.options(tile)}
         begin_kernel(attend, (programs, splits), args, named, alike(plan, call))

@@ -47,9 +47,9 @@ def end(b_top, b_l, b_acc, p_out, p_lse, o_m, m_m, V: tl.constexpr, BV: tl.const
     tl.store(p_lse + o_m, tl.where(some, (b_top + tl.log2(b_divisor)) * LN_2, float("-inf")).to(p_lse.dtype.element_ty), mask=m_m)
 
 
-@triton.jit(do_not_specialize=["rows"])  # no compiling anew for another batch
+@triton.jit(do_not_specialize=["rows", "parts"])  # no compiling anew for another batch
 def merge_parts(
-    p_parts, p_tops, p_sums, p_out, p_lse, rows, PARTS: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr
+    p_parts, p_tops, p_sums, p_out, p_lse, rows, parts, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr
 ):  # fmt: skip
     """Rows of [parts, rows, V] and [parts, rows] as rows of one state. Parts tell their greatest score and sum of weights apart:
     an lse would round both away."""
@@ -58,7 +58,7 @@ def merge_parts(
     b_top = tl.full([BM], float("-inf"), tl.float32)
     b_l = tl.zeros([BM], tl.float32)
     b_acc = tl.zeros([BM, BV], tl.float32)
-    for i in range(PARTS):
+    for i in range(parts):
         o_part = (o_m * 0 + i) * rows + o_m
         b_part = tl.load(p_tops + o_part, mask=m_m, other=float("-inf"))
         b_sum = tl.load(p_sums + o_part, mask=m_m, other=0.0)
@@ -93,8 +93,7 @@ def join(parts: Tensor, tops: Tensor, sums: Tensor, out: Tensor, lse: Tensor) ->
     contiguous."""
     rows, size = lse.numel(), tile(lse.numel(), out.shape[-1])
     with torch.cuda.device_of(out):
-        args = parts, tops, sums, out, lse, rows
-        start(merge_parts, (tiles(rows, size["BM"]),), args, {"PARTS": parts.shape[0], **size}, None)
+        start(merge_parts, (tiles(rows, size["BM"]),), (parts, tops, sums, out, lse, rows, parts.shape[0]), size, None)
 
 
 def launch(plan: Plan, a: State, b: State) -> State:
