@@ -26,7 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from strobe import Alibi, Blocks, Causal, Dense, Dropout, Full, Paged, Scaled, Sink, SoftCap, State
+from strobe import Alibi, Blocks, Causal, Dense, Dropout, Full, Paged, Scaled, Sink, SoftCap, State, Unsupported
 from strobe.appending import Rotary, check_append
 from strobe.backends.triton import append, backward, forward, merge
 from strobe.faces.torch import _described, describe
@@ -175,10 +175,15 @@ def every(arch: str, few: bool) -> Iterator[Compiled]:
     for what, call in calls(dtype).items():
         if few and what not in FEW:
             continue
+        try:
+            plans = [chosen(call, arch, verb) for verb in ("attention", "backward")]
+        except Unsupported:  # a tile of the widest does not fit the shared memory of each
+            assert call.q.shape[-1] > 256, (arch, what)
+            continue
         with compiling(arch, what, found):
-            state = forward.launch(chosen(call, arch, "attention"), call)
+            state = forward.launch(plans[0], call)
             if what.endswith("backward"):
-                backward.launch(chosen(call, arch, "backward"), call, state, torch.empty_like(state.out), None)
+                backward.launch(plans[1], call, state, torch.empty_like(state.out), None)
         yield from found
         found.clear()
     with compiling(arch, "two states", found):

@@ -36,7 +36,7 @@ from strobe.terms import Scaled
 MOST_ROWS = 128  # of a tile
 
 
-@triton.jit(do_not_specialize=["rows_in_all", "R", "H"])
+@triton.jit(do_not_specialize=["rows_in_all", "H"])
 def prepare(
     p_out, p_d_out, p_d_lse, p_lse, p_base, p_delta, rows_in_all, R, H, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
@@ -81,7 +81,7 @@ def weights(
     return b_met, b_d_s, b_d_product
 
 
-@triton.jit(do_not_specialize=["R", "q_rows", "G", "pairs", "section"])
+@triton.jit(do_not_specialize=["G", "pairs", "section"])
 def d_queries(
     q, k, v, d_out, k_box, v_box, bias_box, p_base, p_delta, R, q_rows, d_q, d_slope, d_bias, layout, mask, lists, terms, scale, G, pairs,
     section,
@@ -184,7 +184,7 @@ def d_queries(
         tl.store(at_row(d_slope, i_b, o_token, o_h), b_d_slope, mask=m_row)
 
 
-@triton.jit(do_not_specialize=["R", "q_rows", "G", "pairs", "section"])
+@triton.jit(do_not_specialize=["G", "pairs", "section"])
 def d_keys(
     q, k, v, d_out, k_box, v_box, q_box, d_out_box, bias_box, p_base, p_delta, R, q_rows, d_k, d_v, layout, mask, lists, terms, scale,
     G, pairs, section,
@@ -294,7 +294,7 @@ def d_keys(
     write(d_v, i_b, o_token, o_g, m_n, tl.arange(0, BV), V, b_d_v)
 
 
-@triton.jit(do_not_specialize=["R", "q_rows", "B", "H"])
+@triton.jit(do_not_specialize=["B", "H"])
 def d_bias_of(
     q, k, v, d_out, k_box, v_box, q_box, d_out_box, bias_box, p_base, p_delta, R, q_rows, d_bias, layout, mask, terms, B, H, B_BIAS, H_BIAS,
     ONE_T: tl.constexpr, ONE_S: tl.constexpr, BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
@@ -397,7 +397,7 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
     # a last tile of rows reads past the end: what lies there is read and not looked at
     key = alike(plan, call, out, lse, grad_out)
     key = None if key is None or (grad_lse is not None and grad_lse.data_ptr() % 16) else (*key, grad_lse is None)
-    R = lse.numel() // problem.H + MOST_ROWS
+    R = sizes.tiles(lse.numel() // problem.H, 16) * 16 + MOST_ROWS  # rows of a head begin at multiples of 64 bytes
     base, delta = lse.new_empty(problem.H, R), lse.new_empty(problem.H, R)
     if lse.numel():
         BM = max(1, 4096 // padded(problem.V))

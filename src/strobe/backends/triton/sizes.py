@@ -45,7 +45,7 @@ CACHED = 32 << 20  # bytes of keys and values that stay in the cache of the GPUs
 Sizes = tuple[tuple[int, int], ...]
 FORWARD: dict[str, Sizes] = {
     "boxes": ((128, 64), (128, 64), (128, 64), (32, 16)),
-    "shared": ((128, 64), (128, 64), (64, 32), (32, 16)),
+    "shared": ((128, 64), (64, 64), (64, 32), (32, 16)),
     "registers": ((128, 64), (64, 64), (32, 32), (32, 16)),
     "amd": ((128, 64), (64, 64), (32, 32), (32, 16)),
     "blackwell": ((128, 64), (128, 32), (64, 32), (32, 16)),
@@ -59,7 +59,7 @@ D_QUERIES: dict[str, Sizes] = {
     "amd": ((64, 64), (64, 64), (32, 32), (32, 16)),
     "blackwell": ((128, 64), (128, 32), (64, 32), (32, 16)),
     "turing": ((32, 32), (16, 16), (16, 16), (16, 16)),
-    "float32": ((64, 32), (32, 32), (32, 16), (16, 16)),
+    "float32": ((32, 32), (32, 32), (32, 16), (16, 16)),
 }
 D_KEYS: dict[str, Sizes] = {
     "boxes": ((64, 128), (32, 128), (32, 64), (16, 32)),
@@ -77,7 +77,7 @@ BUSY = {
     "shared": ((64, 32), (16, 64)),
     "registers": ((32, 32), (16, 32)),
     "amd": ((64, 32), (16, 64)),  # Triton 3.6 does not compile 32 rows and keys for gfx942
-    "blackwell": ((32, 32), (16, 64)),
+    "blackwell": ((64, 32), (16, 64)),
     "turing": ((16, 16), (16, 16)),
     "float32": ((32, 32), (16, 64)),
 }
@@ -160,7 +160,9 @@ def backward(problem: Problem, machine: Machine, kind: str, by_box: bool) -> Til
     if kind == "queries":
         BM = _in_block(Tile(BM, BN, 0, 0), problem).rows
     warps = 4 if by_box and kind == "queries" and busy else 8
-    return _fit(BM, BN, warps, 3, lambda *sizes: _backward_bytes(problem, kind, *sizes), machine)
+    tile = _fit(BM, BN, warps, 3, lambda *sizes: _backward_bytes(problem, kind, *sizes), machine)
+    # unasked, the assembler takes 80 registers, for one more program a multiprocessor, and spills
+    return tile._replace(registers=128) if problem.dtype == "float32" and kind == "keys" and tile != NONE else tile
 
 
 def _bias(problem: Problem, machine: Machine, by_box: bool) -> Tile:
@@ -210,6 +212,8 @@ def _size(sizes: dict[str, Sizes], problem: Problem, machine: Machine, by_box: b
     BM, BN = sizes[kind][0 if width <= 64 else width.bit_length() - 7]
     if busy:
         most = BUSY[kind][sizes is D_KEYS]
+        if kind == "blackwell" and busy == 2:
+            most = (min(most[0], 32), most[1])
         return min(BM, most[0]), min(BN, most[1])
     return BM, BN
 
