@@ -28,7 +28,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from strobe import Alibi, Blocks, Causal, Dense, Dropout, Full, Paged, Scaled, Sink, SoftCap, State, Unsupported
 from strobe.appending import Rotary, check_append
-from strobe.backends.triton import append, backward, forward, merge
+from strobe.backends.triton import append, backward, forward, merge, reading
 from strobe.faces.torch import _described, describe
 from strobe.layouts import Dense as Keys
 from strobe.machine import Machine
@@ -39,7 +39,7 @@ from strobe.problem import Call, check, map_arrays
 ARCHS = ("sm75", "sm80", "sm89", "sm90", "sm100", "sm120", "gfx90a", "gfx942", "gfx950", "gfx1100")
 WAVE = {"gfx90a": 64, "gfx942": 64, "gfx950": 64, "gfx1100": 32}
 WIDTHS = (64, 128, 256, 512)
-KERNELS = {forward: ("attend",), merge: ("merge_parts", "merge_two"), append: ("write_rows",), backward: ("prepare", "d_queries", "d_keys", "d_bias_of")}
+KERNELS = {forward: ("attend",), merge: ("merge_parts", "merge_two"), append: ("write_rows",), backward: ("prepare", "d_queries", "d_keys", "d_bias_of"), reading: ("read",)}
 
 
 class Compiled(NamedTuple):
@@ -192,6 +192,8 @@ def every(arch: str, few: bool) -> Iterator[Compiled]:
         merge.launch(plan(check_merge(*map(describe, (*a, *a))), machine(arch), "triton"), a, a)
     with compiling(arch, "int8 pages, turned", found):
         appended(arch, dtype)
+    with compiling(arch, "keys that are only read", found):
+        reading.launch([torch.empty(1, 1024, 8, 128, dtype=dtype, device="meta")], 132)
     yield from found
 
 

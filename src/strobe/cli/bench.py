@@ -189,6 +189,27 @@ def gpu(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def decode(arguments: argparse.Namespace) -> int:
+    """Tokens over caches on this GPU; writes `decode.json`."""
+    from strobe.lab import fa3, gpu, gpu_decode, graphs
+    from strobe.rooms import kernel
+
+    here = gpu.check_gpu()
+    if arguments.fa3 is not None:
+        fa3.load(arguments.fa3)
+    works = gpu_decode.suite(gpu_decode.Bench(fa3=arguments.fa3 is not None), arguments.quick)
+    command = "strobe bench decode" + " --fa3 FILE" * (arguments.fa3 is not None) + " --quick" * arguments.quick
+    read = kernel("triton", "reading").launch
+    with Sheet(Path(arguments.out), "decode", command, here, commit=arguments.commit) as sheet, progress(len(works)) as advance:
+        for row in graphs.measure(works, lambda arrays: lambda: read(arrays, here.units)):
+            sheet.rows.append(row)
+            advance(row.case)
+    for title, rows in report.decode_tables(sheet.result["rows"]).items():
+        show_table(*rows, title=title)
+    print(f"\nwritten: {sheet.path}")
+    return 0
+
+
 def _words(arguments: argparse.Namespace, suite: str, words: tuple[str, ...]) -> str:
     """The command that makes a suite's file again."""
     command = [f"strobe bench {suite}", *(f"--{word} {getattr(arguments, word)}" for word in words)]

@@ -68,6 +68,22 @@ def gpu_tables(rows: list[dict[str, Any]]) -> dict[str, tuple[list[str], list[li
     return found
 
 
+def decode_tables(rows: list[dict[str, Any]]) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """{title: (headings, lines)} of the decode suite: rows beside other kernels, and what features cost."""
+    theirs = [row for row in rows if "cuDNN" in row["peers"]]
+    ours = [row for row in rows if "cuDNN" not in row["peers"]]
+    lines = []
+    for row in ours:
+        for peer, value in row["peers"].items() or (("", None),):
+            above = f"{row['strobe'] / row['floor']:.2f} ×" if row["floor"] else ""
+            lines.append([row["case"].removeprefix("decode "), us(row["strobe"]), peer, us(value), against(row, peer), above])
+    headings, plain = table(theirs)
+    return {
+        "one query": (headings, [[line[0].removeprefix("decode "), *line[1:]] for line in plain]),
+        "features": (["case", "strobe", "beside", "takes", "which is", "of the floor's time"], lines),
+    }
+
+
 def _measured(row: dict[str, Any], value: float | str) -> str:
     return us(value) if row["unit"] == "us" else f"{value} {row['unit']}"
 

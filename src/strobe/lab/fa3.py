@@ -1,0 +1,52 @@
+"""FlashAttention 3 as a peer: the library in vLLM's wheel (`vllm/vllm_flash_attn/_vllm_fa3_C.abi3.so`), loaded from its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from strobe.errors import Invalid
+
+
+def load(path: str) -> None:
+    """Makes the library's operators known to torch.
+
+    Raises:
+        Invalid: the file is not there, or was made for another torch.
+    """
+    if not Path(path).is_file():
+        raise Invalid(f"there is no library {path}")
+    try:
+        torch.ops.load_library(path)
+        torch.ops._vllm_fa3_C.fwd  # noqa: B018 — an operator is looked up where it is named
+    except (OSError, AttributeError) as wrong:
+        raise Invalid(f"{path} is not FlashAttention 3 for torch {torch.__version__}: {wrong}") from wrong
+
+
+def over(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Callable[[], Tensor]:
+    """A call over dense arrays `[B, T, H, D]`, `[B, S, G, D]`, which it takes packed; it chooses its splits itself."""
+    (B, T), S = q.shape[:2], k.shape[1]
+    rows, keys, values = (x.flatten(0, 1) for x in (q, k, v))
+    q_offsets, k_offsets = (torch.arange(B + 1, dtype=torch.int32, device=q.device) * n for n in (T, S))
+    out, scale = torch.empty_like(rows), q.shape[-1] ** -0.5
+
+    def run() -> Tensor:
+        torch.ops._vllm_fa3_C.fwd(
+            rows, keys, values,
+            None, None, None,  # new keys, new values, queries of values
+            out, q_offsets, k_offsets,
+            None, None, None,  # offsets of new keys, lengths in use
+            T, S,
+            None, None, None,  # a table, which sequences, padding to the left
+            None, None, None,  # a rotation
+            None, None, None,  # scales of narrow numbers
+            scale, causal, -1, -1, 0.0, True,  # no window, no cap
+            None, 0, None, 0,  # no plan, splits as it likes, groups packed as it likes, all multiprocessors
+            None, 1, 0, None,  # no sink, one device
+        )  # fmt: skip
+        return out.unflatten(0, (B, T))
+
+    return run
