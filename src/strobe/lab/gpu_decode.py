@@ -168,7 +168,8 @@ def beside_torch(bench: Bench, case: Case) -> Work:
 
     def ask(backend: SDPBackend, k: Tensor, v: Tensor) -> Any:
         with sdpa_kernel(backend) if bench.device == "cuda" else nullcontext():
-            return scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), enable_gqa=case.H != case.G)
+            q_, k_, v_ = (x.transpose(1, 2) for x in (q, k, v))
+            return scaled_dot_product_attention(q_, k_, v_, enable_gqa=case.H != case.G)
 
     for name, backend in ((CUDNN, SDPBackend.CUDNN_ATTENTION), (FLASH, SDPBackend.FLASH_ATTENTION)):
         row.peers[name] = [lambda k=k, v=v, backend=backend: ask(backend, k, v) for k, v in held]
@@ -230,15 +231,16 @@ def cascade(bench: Bench, common: int, own: int) -> Work:
 
     def alone(first: Paged, rest: Paged) -> Paged:
         """The same tokens, each sequence's table through the shared pages: one pool of both."""
-        pool = [torch.cat(sides) for sides in ((first.keys, rest.keys), (first.values, rest.values))]
+        keys, values = torch.cat((first.keys, rest.keys)), torch.cat((first.values, rest.values))
         table = torch.cat((first.table.expand(B, -1), rest.table + first.keys.shape[0]), 1).contiguous()
-        return Paged(*pool, table, first.lengths + rest.lengths, case.S)
+        return Paged(keys, values, table, first.lengths + rest.lengths, case.S)
 
     every = [alone(*pair) for pair in held]
     near(f"cascade {case}", shared(*held[0]), _reference(q, every[0], Causal()))
     runs = [lambda pair=pair: shared(*pair) for pair in held]
-    apart = {"each reads all": [lambda keys=keys: attention(q, keys, mask=Causal()) for keys in every]}
-    return Work(f"decode {B} sequences that share {common} of {case.S}, {case}", runs, apart, [], "two states, merged")
+    row = Work(f"decode {B} sequences that share {common} of {case.S}, {case}", runs, {}, [], "two states, merged")
+    row.peers["each reads all"] = [lambda keys=keys: attention(q, keys, mask=Causal()) for keys in every]
+    return row
 
 
 def invariant(bench: Bench, case: Case) -> Work:
