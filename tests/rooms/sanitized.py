@@ -1,0 +1,85 @@
+"""What runs under compute-sanitizer on a GPU: one small problem of each kernel and feature, in the room that takes it.
+
+    compute-sanitizer --tool memcheck python -m pytest tests/rooms/sanitized.py     (tools/check gpu-memory)
+
+Lengths end inside tiles and pages, so that an address too far is outside its array.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from strobe import Alibi, Blocks, Causal, Documents, Dropout, Full, Mask, Packed, Paged, Prefix, Scaled, Sink, SoftCap, State, Window
+from strobe import append, attention, merge
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.bfloat16, gradients: bool = False) -> torch.Tensor:
+    return torch.randn(*shape, device="cuda", dtype=dtype, requires_grad=gradients)
+
+
+def masks(T: int, S: int) -> dict[str, Mask]:
+    ids = (torch.arange(S, device="cuda") // 50).int()[None]
+    kept = torch.rand(1, 1, -(-T // 64), -(-S // 128), device="cuda") < 0.5
+    return {
+        "full": Full(), "causal": Causal(), "window": Causal() & Window(before=40), "prefix": Prefix(30),
+        "documents": Documents(ids[:, S - T :].contiguous(), ids), "blocks": Blocks(kept, 64, 128) & Causal(),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["full", "causal", "window", "prefix", "documents", "blocks"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_forward_and_backward(name: str, dtype: torch.dtype) -> None:
+    T, S = 131, 203
+    q, k, v = (drawn(1, n, heads, 64, dtype=dtype, gradients=True) for n, heads in ((T, 4), (S, 2), (S, 2)))
+    torch.autograd.grad(attention(q, k, v, mask=masks(T, S)[name]).float().sum(), (q, k, v))
+    torch.cuda.synchronize()
+
+
+def test_everything_that_shapes_a_score() -> None:
+    q, k, v = (drawn(2, 77, heads, 64, gradients=True) for heads in (4, 2, 2))
+    bias, sink = drawn(1, 4, 77, 77, gradients=True), drawn(4, dtype=torch.float32, gradients=True)
+    slopes = drawn(4, dtype=torch.float32, gradients=True)
+    out = attention(q, k, v, mask=Causal(), bias=bias, sink=Sink(sink), alibi=Alibi(slopes), cap=SoftCap(20.0), dropout=Dropout(0.1, 3))
+    torch.autograd.grad(out.float().sum(), (q, k, v, bias, sink, slopes))
+    torch.cuda.synchronize()
+
+
+def test_packed() -> None:
+    offsets = torch.tensor([0, 1, 1, 70, 133], device="cuda", dtype=torch.int32)
+    q, k, v = (drawn(133, heads, 64, gradients=True) for heads in (4, 2, 2))
+    out = attention(Packed(q, offsets, 69), Packed(k, offsets, 69), v, mask=Causal())
+    torch.autograd.grad(out.float().sum(), (q, k, v))
+    torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("T", [1, 5, 40])
+@pytest.mark.parametrize("narrow", ["", "int8", "int4", "float8"])
+def test_pages(T: int, narrow: str) -> None:
+    """Sequences of no, one and many keys; the last page of each is not full."""
+    B, z, G, D = 4, 16, 2, 64
+    lengths = torch.tensor([T, T, 333, 1000], device="cuda", dtype=torch.int32)
+    table = torch.randperm(B * 63, device="cuda").view(B, 63).int()
+
+    def side() -> torch.Tensor | Scaled:
+        if not narrow:
+            return drawn(B * 63, z, G, D)
+        kind = {"int8": torch.int8, "int4": torch.uint8, "float8": torch.float8_e4m3fn}[narrow]
+        data = torch.randint(0, 100, (B * 63, z, G, D // 2 if narrow == "int4" else D), device="cuda")
+        return Scaled((data.float() if narrow == "float8" else data).to(kind), torch.rand(B * 63, z, G, device="cuda"))
+
+    pages = Paged(side(), side(), table, lengths, 1000)
+    append(pages, drawn(B, T, G, D), drawn(B, T, G, D))
+    pages = replace(pages, lengths=lengths * (lengths > T))
+    state = State(attention(drawn(B, T, 8, D), pages, mask=Causal()), drawn(B, T, 8, dtype=torch.float32))
+    merge(state, state)
+    torch.cuda.synchronize()
+
+
+def test_long_caches_in_parts() -> None:
+    attention(drawn(1, 1, 8, 128), drawn(1, 5003, 1, 128), drawn(1, 5003, 1, 128), mask=Causal())
+    torch.cuda.synchronize()
