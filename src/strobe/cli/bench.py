@@ -210,6 +210,29 @@ def decode(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def gpu_model(arguments: argparse.Namespace) -> int:
+    """A token's time in a whole model on this GPU, by context; writes `gpu-model.json`, with `--plot` a picture beside it."""
+    from strobe.lab import fa3, gpu
+    from strobe.lab import gpu_model as lab
+
+    contexts = numbers(arguments.contexts, "--contexts")
+    here = gpu.check_gpu()
+    if arguments.fa3 is not None:
+        fa3.load(arguments.fa3)
+    command = f"strobe bench gpu-model --contexts {arguments.contexts}" + " --fa3 FILE" * (arguments.fa3 is not None)
+    form = lab.small() if arguments.quick else lab.Form()
+    command += " --quick" * arguments.quick
+    with Sheet(Path(arguments.out), "gpu-model", command, here, commit=arguments.commit) as sheet, progress(len(contexts)) as advance:
+        for row in lab.measure(form, contexts, arguments.fa3 is not None):
+            sheet.rows.append(row)
+            advance(row.case)
+    show_table(*report.table(sheet.result["rows"]))
+    if arguments.plot:
+        report.plot_model(sheet.result, sheet.path.with_suffix(".svg"))
+    print(f"\nwritten: {sheet.path}")
+    return 0
+
+
 def _words(arguments: argparse.Namespace, suite: str, words: tuple[str, ...]) -> str:
     """The command that makes a suite's file again."""
     command = [f"strobe bench {suite}", *(f"--{word} {getattr(arguments, word)}" for word in words)]

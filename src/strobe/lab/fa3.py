@@ -26,8 +26,8 @@ def load(path: str) -> None:
         raise Invalid(f"{path} is not FlashAttention 3 for torch {torch.__version__}: {wrong}") from wrong
 
 
-def over(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Callable[[], Tensor]:
-    """A call over dense arrays `[B, T, H, D]`, `[B, S, G, D]`, which it takes packed; it chooses its splits itself."""
+def over(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, splits: int = 0) -> Callable[[], Tensor]:
+    """A call over dense arrays `[B, T, H, D]`, `[B, S, G, D]`, which it takes packed; 0 splits are as many as it likes."""
     (B, T), S = q.shape[:2], k.shape[1]
     rows, keys, values = (x.flatten(0, 1) for x in (q, k, v))
     q_offsets, k_offsets = (torch.arange(B + 1, dtype=torch.int32, device=q.device) * n for n in (T, S))
@@ -44,7 +44,7 @@ def over(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Callable[[], T
             None, None, None,  # a rotation
             None, None, None,  # scales of narrow numbers
             scale, causal, -1, -1, 0.0, True,  # no window, no cap
-            None, 0, None, 0,  # no plan, splits as it likes, groups packed as it likes, all multiprocessors
+            None, splits, None, 0,  # no plan, groups packed as it likes, all multiprocessors
             None, 1, 0, None,  # no sink, one device
         )  # fmt: skip
         return out.unflatten(0, (B, T))

@@ -169,6 +169,32 @@ def plot(result: dict[str, Any], path: Path) -> None:
         figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
+def plot_model(result: dict[str, Any], path: Path) -> None:
+    """Draws a gpu-model suite: a token's time by the length of what came before."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    style: dict[Any, Any] = {"svg.hashsalt": "strobe", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(6, 3.6), layout="constrained")
+        axes: Any = figure.subplots()
+        rows = sorted(result["rows"], key=lambda row: row["context"])
+        for peer, colour in zip(peers_of(rows), ("#999999", "#d1495b", "#e0a030"), strict=False):
+            points = [(row["context"], row["peers"][peer]) for row in rows if isinstance(row["peers"].get(peer), float)]
+            axes.loglog(*zip(*points, strict=True), "o-", color=colour, label=peer)
+        at = [row["context"] for row in rows]
+        axes.loglog(at, [row["strobe"] for row in rows], "o-", color=COLOURS["bf16"], label="strobe", zorder=3)
+        axes.set_xticks(at, [f"{S:,}" for S in at])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: us(value)))
+        axes.minorticks_off()
+        axes.set(xlabel="tokens before", ylabel="time of a token", title=f"Llama-3.1-8B's shape, bf16, {result['machine']['name']}")
+        _tidy(axes, 1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
 COLOURS = {"bf16": "#1b6ca8", "f16": "#7a5195", "f32": "#d1495b"}
 
 

@@ -1,0 +1,174 @@
+"""The suite `gpu-model`: a token's time in a whole model, random weights in Llama-3.1-8B's shape, by the length of what came before.
+
+One graph a way of attending, all else the same: norms, linears, rotation, the write into the cache, the head. A model's caches and weights
+are read in turn, so none of them stays in the GPU's own cache.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
+
+from strobe import Causal, attention
+from strobe.errors import Broken
+from strobe.lab import fa3
+from strobe.lab.results import Row
+
+ROUNDS, IDLE = 7, 0.1
+PLAIN_REACH = 65536  # keys up to which plain attention is measured: beyond, it only gets slower
+APART = 0.05  # of the logits, relative to their norm: rounding to bfloat16 in 32 layers
+CUDNN, PLAIN, UNSPLIT = "torch SDPA", "plain attention", "FlashAttention 3, not split"
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Form:
+    """The numbers of a decoder; Llama-3.1-8B's unless given."""
+
+    hidden: int = 4096
+    layers: int = 32
+    H: int = 32
+    G: int = 8
+    D: int = 128
+    inner: int = 14336
+    vocabulary: int = 128256
+    device: str = "cuda"
+    dtype: torch.dtype = torch.bfloat16
+
+    def weights(self) -> list[dict[str, Tensor]]:
+        """Of each layer, and of the head last; drawn so that numbers keep their size."""
+        shapes = {"qkv": ((self.H + 2 * self.G) * self.D, self.hidden), "out": (self.hidden, self.H * self.D),
+                  "up": (2 * self.inner, self.hidden), "down": (self.hidden, self.inner)}  # fmt: skip
+        layers = [{name: self._drawn(shape) for name, shape in shapes.items()} for _ in range(self.layers)]
+        return [*layers, {"head": self._drawn((self.vocabulary, self.hidden))}]
+
+    def _drawn(self, shape: tuple[int, int]) -> Tensor:
+        return torch.randn(shape, device=self.device, dtype=self.dtype).mul_(shape[1] ** -0.5)
+
+    def caches(self, S: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values `[1, S, G, D]` of each layer; the new token's are the last."""
+        return [(self._cache(S), self._cache(S)) for _ in range(self.layers)]
+
+    def _cache(self, S: int) -> Tensor:
+        return torch.randn(1, S, self.G, self.D, device=self.device, dtype=self.dtype)
+
+
+def strobes(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Strobe's attention."""
+    return attention(q, k, v, mask=Causal())
+
+
+def torchs(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """torch's, by cuDNN where it may be chosen."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
+        return scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2)
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scores, softmax, values, with the keys of a group repeated: what models did before."""
+    group = q.shape[2] // k.shape[2]
+    k, v = (x.repeat_interleave(group, 2).transpose(1, 2) for x in (k, v))
+    scores = q.transpose(1, 2) @ k.mT * q.shape[-1] ** -0.5
+    return (scores.float().softmax(-1).to(v.dtype) @ v).transpose(1, 2)
+
+
+def unsplit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """FlashAttention 3, held to one part."""
+    return fa3.over(q, k, v, splits=1)()
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions, halves as pairs."""
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+
+def token(form: Form, weights: list[dict[str, Tensor]], caches: list[tuple[Tensor, Tensor]], x: Tensor, attend: Attend) -> Tensor:
+    """Logits `[1, vocabulary]` after a token `[1, hidden]`, which is written last into the caches."""
+    angle = caches[0][0].shape[1] * 500000.0 ** -(torch.arange(form.D // 2, device=x.device) / (form.D // 2))
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    for layer, (k, v) in zip(weights[:-1], caches, strict=True):
+        heads = linear(rms_norm(x, x.shape[-1:]), layer["qkv"]).view(1, 1, -1, form.D)
+        q, new_k, new_v = heads.split((form.H, form.G, form.G), 2)
+        k[:, -1:].copy_(turned(new_k, cos, sin))
+        v[:, -1:].copy_(new_v)
+        x = x + linear(attend(turned(q, cos, sin), k, v).reshape(1, -1), layer["out"])
+        gate, up = linear(rms_norm(x, x.shape[-1:]), layer["up"]).chunk(2, -1)
+        x = x + linear(silu(gate) * up, layer["down"])
+    return linear(rms_norm(x, x.shape[-1:]), weights[-1]["head"])
+
+
+def captured(run: Callable[[], Tensor]) -> Callable[[], float]:
+    """Records a token as a graph; what it gives replays it and tells the seconds."""
+    for _ in range(2):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def timed() -> float:
+        graph.replay()
+        begin.record()
+        for _ in range(3):
+            graph.replay()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 3e3
+
+    return timed
+
+
+def measure(
+    form: Form, contexts: Sequence[int], with_fa3: bool, clock: Callable[[Callable[[], Tensor]], Callable[[], float]] = captured
+) -> Iterator[Row]:
+    """A row a context; the ways take turns in shuffled order, and say the same before they are timed.
+
+    Raises:
+        Broken: they do not.
+    """
+    weights, x = form.weights(), torch.randn(1, form.hidden, device=form.device, dtype=form.dtype)
+    for S in contexts:
+        caches = form.caches(S)
+        ways: dict[str, Attend] = {"strobe": strobes, CUDNN: torchs}
+        if S <= PLAIN_REACH:
+            ways[PLAIN] = plain
+        if with_fa3:
+            ways[UNSPLIT] = unsplit
+        runs = {name: partial(token, form, weights, caches, x, attend) for name, attend in ways.items()}
+        case = f"a token after {S}, {form.layers} layers, H{form.H} G{form.G} D{form.D}"
+        _same(case, {name: run().double() for name, run in runs.items()})
+        clocks = {name: clock(run) for name, run in runs.items()}
+        samples: dict[str, list[float]] = {name: [] for name in clocks}
+        for _ in range(ROUNDS):
+            for name in random.sample(list(clocks), len(clocks)):
+                time.sleep(IDLE)
+                samples[name].append(clocks[name]())
+        us = {name: round(1e6 * median(values), 1) for name, values in samples.items()}
+        yield Row(case, us.pop("strobe"), us, None, "a graph of the whole model", more={"rounds": ROUNDS, "context": S})
+        del caches, runs, clocks
+
+
+def _same(case: str, logits: dict[str, Tensor]) -> None:
+    ours = logits["strobe"]
+    for name, theirs in logits.items():
+        apart = float((ours - theirs).norm() / theirs.norm())
+        if not apart <= APART:
+            raise Broken(f"{case}: the logits are {apart:.1e} from those of {name}. It was not measured")
+
+
+def small() -> Form:
+    """A form for a try."""
+    return replace(Form(), hidden=256, layers=2, H=8, G=2, D=64, inner=512, vocabulary=512)
