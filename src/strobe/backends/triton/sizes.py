@@ -159,10 +159,9 @@ def backward(problem: Problem, machine: Machine, kind: str, by_box: bool) -> Til
     BM, BN = _size(D_KEYS if kind == "keys" else D_QUERIES, problem, machine, by_box, busy)
     if kind == "queries":
         BM = _in_block(Tile(BM, BN, 0, 0), problem).rows
-    warps = 4 if by_box and kind == "queries" and busy else 8
-    tile = _fit(BM, BN, warps, 3, lambda *sizes: _backward_bytes(problem, kind, *sizes), machine)
-    # unasked, the assembler takes 80 registers, for one more program a multiprocessor, and spills
-    return tile._replace(registers=128) if problem.dtype == "float32" and kind == "keys" and tile != NONE else tile
+    # of float32 the assembler would have three programs of 8 warps a multiprocessor, and spill
+    warps = 4 if (by_box and kind == "queries" and busy) or (problem.dtype == "float32" and kind == "keys") else 8
+    return _fit(BM, BN, warps, 3, lambda *sizes: _backward_bytes(problem, kind, *sizes), machine)
 
 
 def _bias(problem: Problem, machine: Machine, by_box: bool) -> Tile:
