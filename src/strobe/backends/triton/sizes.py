@@ -68,7 +68,7 @@ D_KEYS: dict[str, Sizes] = {
     "amd": ((32, 128), (32, 64), (16, 64), (16, 32)),
     "blackwell": ((64, 128), (32, 128), (16, 64), (16, 32)),
     "turing": ((32, 32), (16, 16), (16, 16), (16, 16)),
-    "float32": ((32, 32), (32, 32), (16, 32), (16, 16)),
+    "float32": ((32, 32), (32, 16), (16, 32), (16, 16)),
 }
 D_BIAS: Sizes = ((128, 64), (128, 64), (64, 64))  # through the copy engine
 # At most these where more than products meets the scores: forward, dQ and bias; dK and dV.
@@ -160,7 +160,8 @@ def backward(problem: Problem, machine: Machine, kind: str, by_box: bool) -> Til
     if kind == "queries":
         BM = _in_block(Tile(BM, BN, 0, 0), problem).rows
     # of float32 the assembler would have three programs of 8 warps a multiprocessor, and spill
-    warps = 4 if (by_box and kind == "queries" and busy) or (problem.dtype == "float32" and kind == "keys") else 8
+    narrow = problem.dtype == "float32" and kind == "keys" and max(problem.D, problem.V) <= 64
+    warps = 4 if narrow or (by_box and kind == "queries" and busy) else 8
     return _fit(BM, BN, warps, 3, lambda *sizes: _backward_bytes(problem, kind, *sizes), machine)
 
 
