@@ -18,8 +18,8 @@ import triton.language as tl
 from strobe.backends.triton import arguments, sizes
 from strobe.backends.triton.merge import join
 from strobe.backends.triton.tiles import (
-    LN_2, LOG2_E, added, at_row, bias_tile, capped, finite, kept, keys_seen, listed, product, queries_of, rows, scales, sequence, tame,
-    tile_of, values, visible, write,
+    LN_2, LOG2_E, added, at_row, bias_tile, capped, finite, kept, keys_seen, listed, product, queries_of, rows, scales, scored, sequence,
+    tame, tile_of, values, visible, write,
 )  # fmt: skip
 from strobe.backends.triton.starting import alike
 from strobe.backends.triton.starting import start as begin_kernel
@@ -57,7 +57,7 @@ def step(
         some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
     if some:
         b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, MASKED, dtype, k_box)
-        b_s = product(b_q, tl.trans(b_k), tl.zeros([BM, BN], tl.float32), WIDEN)
+        b_s = scored(b_q, b_k, WIDEN)
         if k.scale is not None:
             b_s *= scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
         if terms.plain is None:
@@ -89,7 +89,10 @@ def step(
             b_wide = b_v.to(tl.float32)
             wild = wild | (whole == 0) & (tl.max(tl.max((finite(b_wide) == 0).to(tl.int32), 1), 0) > 0)
             b_v = tl.where(whole, b_v, tame(b_v))
-        b_acc = product(b_p.to(b_v.dtype), b_v, b_acc, WIDEN)
+        if (dtype == tl.float32) and (BM <= 16):  # the sum of a tile's keys apart, for the same reason as in `scored`
+            b_acc += product(b_p, b_v, tl.zeros([BM, BV], tl.float32), WIDEN)
+        else:
+            b_acc = product(b_p.to(b_v.dtype), b_v, b_acc, WIDEN)
     return b_m, b_l, b_acc, wild
 
 

@@ -140,10 +140,12 @@ def forward(problem: Problem, machine: Machine, by_box: bool) -> Tile:
     BM = min(BM, padded(problem.T * problem.group))
     if problem.scaled and BM > 16:  # narrow keys are widened in registers
         BM, BN = min(BM, 64), min(BN, 32)
-    if listable(problem) and machine.arch == "sm75":
+    if machine.arch == "sm75" and (listable(problem) or problem.dtype == "float32"):
         BN = min(BN, 16)
     BM = _in_block(Tile(BM, BN, 0, 0), problem).rows
-    few = BM <= 16 and not (machine.arch == "sm75" and (problem.scaled or _extras(problem) == 2))
+    full = problem.scaled or _extras(problem) == 2 or problem.dtype == "float32"
+    wide = problem.dtype == "float32" and max(problem.D, problem.V) > 128
+    few = BM <= 16 and not wide and not (machine.arch == "sm75" and full)
     return _fit(BM, BN, 4 if few else 8, 2 if few else 3, lambda *sizes: _forward_bytes(problem, *sizes), machine)
 
 

@@ -343,6 +343,34 @@ def product(b_a, b_b, b_sum, WIDEN: tl.constexpr):
 
 
 @triton.jit
+def scored(b_q, b_k, WIDEN: tl.constexpr):
+    """q kᵀ of a tile. A product of float32 adds one number after another; the plain computation of few rows adds parts, so here of
+    few rows the even and the odd numbers are added apart, and of each again."""
+    M: tl.constexpr = b_q.shape[0]
+    N: tl.constexpr = b_k.shape[0]
+    D: tl.constexpr = b_q.shape[1]
+    if ((b_q.dtype == tl.float32) and (M <= 16)) and (D >= 64):
+        b_q_even, b_q_odd = tl.split(b_q.reshape([M, D // 2, 2]))
+        b_k_even, b_k_odd = tl.split(b_k.reshape([N, D // 2, 2]))
+        b_s = quarters(b_q_even, b_k_even, WIDEN) + quarters(b_q_odd, b_k_odd, WIDEN)
+    else:
+        b_s = product(b_q, tl.trans(b_k), tl.zeros([M, N], tl.float32), WIDEN)
+    return b_s
+
+
+@triton.jit
+def quarters(b_q, b_k, WIDEN: tl.constexpr):
+    """q kᵀ of a half of a width, in its even and its odd numbers."""
+    M: tl.constexpr = b_q.shape[0]
+    N: tl.constexpr = b_k.shape[0]
+    D: tl.constexpr = b_q.shape[1]
+    zeros = tl.zeros([M, N], tl.float32)
+    b_q_even, b_q_odd = tl.split(b_q.reshape([M, D // 2, 2]))
+    b_k_even, b_k_odd = tl.split(b_k.reshape([N, D // 2, 2]))
+    return product(b_q_even, tl.trans(b_k_even), zeros, WIDEN) + product(b_q_odd, tl.trans(b_k_odd), zeros, WIDEN)
+
+
+@triton.jit
 def finite(b_x):
     """Neither NaN nor infinity. (Of a product, x − x is not 0: the compiler makes one rounding of both.)"""
     return b_x * 0.0 == 0.0
