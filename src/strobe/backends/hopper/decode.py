@@ -436,12 +436,12 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
     constants = {
         "D": problem.D, "BD": decoding.padded(problem.D), "STAGES": how.stages,
         "PAGE": sides[0].shape[1] if isinstance(call.keys, Paged) else 0, "KIND": name, "ALONE": decoding.alone(problem),
-        "ALIGNED": aligned, "num_warps": how.warps,
+        "ALIGNED": aligned, "num_warps": how.warps, "maxnreg": 255,  # ptxas would rather spill than hold fewer programs than shared memory does
     }  # fmt: skip
     rows = min(how.rows, problem.T * problem.group)
     at_once = 1 if how.split == "fixed" else max(4, min(64, 1 << (how.parts - 1).bit_length()))
     each_row = 1 if problem.B * problem.G * rows <= 1024 else 4
-    merge_constants = {"TREE": tree is not None, "EACH": each, "ROWS": each_row, "AT_ONCE": max(1, at_once // each_row), "PDL": True}
+    merge_constants = {"TREE": tree is not None, "EACH": each, "ROWS": each_row, "AT_ONCE": max(1, at_once // each_row)}
     grids = how.programs(problem.B), problem.B * how.lanes * decoding.tiles(rows, each_row)
     merge_numbers = (problem.B, problem.G, problem.T, problem.S, how.parts, first, before, after)
     return Kept(

@@ -39,9 +39,12 @@ TILES = {
     64: {64: (64, 4, 1), 128: (64, 4, 1), 256: (64, 2, 1)},
     128: {64: (128, 4, 1), 128: (128, 2, 1), 256: (64, 2, 1)},
 }
-NARROW_TILES = {  # two programs a multiprocessor: one converts numbers while the other waits for its loads
-    2: {64: (128, 4, 2), 128: (128, 2, 2), 256: (64, 2, 2)},
-    4: {64: (128, 4, 2), 128: (128, 4, 2), 256: (64, 4, 2)},
+STREAM_TILES = {64: (128, 4, 1), 128: (64, 2, 1)}  # of 128 rows, whose queries of several sequences lie in shared memory too
+NARROW_TILES = {  # by numbers in 16 bits; two programs a multiprocessor, so that one converts numbers while the other waits for loads
+    (16, 2): {64: (128, 4, 2), 128: (128, 2, 2), 256: (64, 2, 2)},
+    (16, 4): {64: (128, 4, 2), 128: (128, 4, 2), 256: (64, 4, 2)},
+    (32, 2): {64: (64, 4, 2), 128: (64, 4, 2), 256: (64, 4, 1)},
+    (32, 4): {64: (64, 4, 2), 128: (64, 4, 2), 256: (64, 4, 1)},
 }
 
 # Microseconds that a kernel takes which only reads so many bytes, launched by programmatic dependent launch in a graph, and what a
@@ -107,26 +110,32 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     """Tile and split."""
     width, (_, each) = max(padded(problem.D), padded(problem.V)), kind(problem)
     packed = problem.T * problem.group
-    rows = next((n for n in (16, 32, 64) if packed <= n), 128)
+    rows = 16 if problem.invariant else next((n for n in (16, 32, 64) if packed <= n), 128)
     if each > 1:  # they become operands in registers, which groups of warps do not take
         rows = min(rows, 32)
-    keys, stages, held = NARROW_TILES[each][width] if each > 1 else TILES[rows][width]
+    even = _split(problem, machine, rows, NARROW_TILES[rows, each][width] if each > 1 else TILES[rows][width], "even")
     if problem.invariant:
-        rows, (keys, stages, held) = 16, NARROW_TILES[each][width] if each > 1 else TILES[16][width]
-    lanes = problem.G * tiles(packed, rows)
-    room = machine.units * held
-    longest = max(1, tiles(reach(problem, rows), keys) + (reach(problem, rows) < problem.S))
-    splits = max(1, min(room // max(1, lanes * problem.B), longest))
-    found = Chosen(rows, keys, stages, 8 if rows == 128 else 4, held, "even", splits, lanes)
-    if problem.invariant:
-        return found._replace(split="fixed", parts=min(_fixed_parts(problem.S), reach(problem, rows) // 256 + 2))
-    grid = found.programs(problem.B)
+        return even._replace(split="fixed", parts=min(_fixed_parts(problem.S), reach(problem, rows) // 256 + 2))
+    tile = STREAM_TILES.get(width) if rows == 128 else even[1:3] + even[4:5]
+    if tile is None or reach(problem, rows) <= SHORT or not 1 < problem.B <= MOST_SEQUENCES:
+        return even
+    stream = _split(problem, machine, rows, (tile[0], tile[1], tile[2]), "stream")
+    grid, room = even.programs(problem.B), machine.units * even.held
     uneven = not isinstance(problem.call.keys, Dense) or grid < FULL * room * tiles(grid, room)
-    shares = min(room // max(1, lanes), longest * problem.B)
-    small = 1 < problem.B <= MOST_SEQUENCES and tiles(problem.S, keys) * problem.B * max(1, shares) < 2**31
-    if uneven and small and shares >= 1 and reach(problem, rows) > SHORT:
-        return found._replace(split="stream", parts=shares)
-    return found
+    fits = stream.lanes <= room and tiles(problem.S, stream.keys) * problem.B * stream.parts < 2**31
+    return stream if uneven and fits else even
+
+
+def _split(problem: Problem, machine: Machine, rows: int, tile: tuple[int, int, int], how: str) -> Chosen:
+    """An even split, or a stream, over one wave of programs: no more than there are tiles."""
+    keys, stages, held = tile
+    lanes, seen = problem.G * tiles(problem.T * problem.group, rows), reach(problem, rows)
+    longest = max(1, tiles(seen, keys) + (seen < problem.S))  # where a window begins within a tile, it takes one more
+    if how == "stream":
+        parts = min(machine.units * held // max(1, lanes), longest * problem.B)
+    else:
+        parts = min(machine.units * held // max(1, lanes * problem.B), longest)
+    return Chosen(rows, keys, stages, 8 if rows == 128 else 4, held, how, max(1, parts), lanes)
 
 
 def _fixed_parts(S: int) -> int:

@@ -22,7 +22,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 def merge_parts(
     p_parts, p_tops, p_sums, p_out, p_lse, p_lengths, p_starts, p_firsts, p_sinks, B, G, T, S, splits, first, before, after,
     TREE: tl.constexpr, GROUP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, EACH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    SPLIT: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr, PDL: tl.constexpr,
+    SPLIT: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of a tile of rows of one key head of one sequence, so many parts AT_ONCE; rows of one part are there already."""
     rows = T * GROUP
@@ -50,9 +50,8 @@ def merge_parts(
             parts, _, _ = even(tiles, 0, splits)
         else:
             parts, _, _ = fixed(low, high, tiles, 0, BN)
-    if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
+    gdc_launch_dependents()
+    gdc_wait()
 
     if parts > 1:
         o_r = i_r * ROWS + tl.arange(0, ROWS)

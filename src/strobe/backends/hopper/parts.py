@@ -94,16 +94,18 @@ def fixed(low, high, tiles, i, BN: tl.constexpr):
 
 @triton.jit
 def share(total, i, programs):
-    """(first tile, tiles) of program i of a stream of so many tiles."""
-    start = total * i // programs
-    return start, total * (i + 1) // programs - start
+    """(first tile, tiles) of program i of a stream of so many tiles: of fewer tiles than programs, one each of the first ones."""
+    busy = tl.minimum(programs, total)
+    start = total * i // busy
+    return start, tl.where(i < busy, total * (i + 1) // busy - start, 0)
 
 
 @triton.jit
 def parts_of(before, tiles, total, programs):
-    """(first program, parts) of a sequence with so many tiles of the stream before it."""
-    first = ((before + 1) * programs - 1) // total
-    return first, ((before + tiles) * programs - 1) // total - first + 1
+    """(first program, parts) of a sequence with so many tiles of the stream before it; every program in between has some."""
+    busy = tl.minimum(programs, total)
+    first = ((before + 1) * busy - 1) // total
+    return first, ((before + tiles) * busy - 1) // total - first + 1
 
 
 @triton.jit
