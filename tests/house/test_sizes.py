@@ -97,7 +97,8 @@ def test_the_exceptions_are_still_needed() -> None:
 
 
 def _on_a_device(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    return any(ast.unparse(decorator) == "triton.jit" for decorator in function.decorator_list)
+    jit = ("triton.jit", "gluon.jit", "gluon.constexpr_function")
+    return any(ast.unparse(decorator).split("(")[0] in jit for decorator in function.decorator_list)
 
 
 def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

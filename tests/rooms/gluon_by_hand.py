@@ -8,7 +8,6 @@ outside an array fail, as do divisions of what is below 0, which devices and Pyt
 from __future__ import annotations
 
 import re
-import struct
 import types
 from collections.abc import Callable
 from functools import lru_cache
@@ -325,8 +324,7 @@ def ptx(text: str, args: list[Tensor], outs: int) -> list[Tensor]:
     registers: dict[str, Tensor] = {f"${outs + i}": x for i, x in enumerate(args)}
 
     def read(word: str) -> Tensor:
-        if word.startswith("0f"):
-            return torch.tensor(int(word[2:], 16))
+        word = re.sub("^0f", "0x", word)
         return torch.tensor(int(word, 0)) if word[0].isdigit() else registers[word]
 
     def halves(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

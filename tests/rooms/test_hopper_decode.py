@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("triton")
-from strobe import Alibi, Causal, Dense, Dropout, Full, Mask, Packed, Paged, Prefix, Scaled, SoftCap, Tree, Window
+pytest.importorskip("triton", reason="this machine has no Triton")
+from strobe import Causal, Dense, Dropout, Packed, Paged, Prefix, Scaled, Tree, Window
 from strobe.answers import Offer, Refusal
 from strobe.backends.hopper import decoding, narrow, parts
 from strobe.layouts import Dense as Keys
@@ -28,7 +28,7 @@ from triton.experimental.gluon import language as gl
 
 from ..contract.cases import CASES, LIFE, Case, build
 from .gluon_by_hand import Language, Value, by_hand
-from .hopper_decode_run import FORMS, SMALL, decoded, errors, problem_of, ragged, ragged_errors, taken
+from .hopper_decode_run import FORMS, decoded, errors, problem_of, ragged, ragged_errors, taken
 
 ROOT = Path(__file__).parents[2]
 H200 = Machine.named("h200")
@@ -162,7 +162,7 @@ def test_tiles_fit_the_shared_memory(D: int, T: int, kind: str, page: int) -> No
         k = asked.call.keys.k if page == 0 else asked.call.keys.keys
         shape = (*k.shape[:-1], D // (2 if kind == "int4" else 1))
         side = Scaled(k._replace(shape=shape, dtype={"int8": "int8", "int4": "uint8"}[kind]), k._replace(shape=shape[:-1], dtype="float32"))
-        keys = replace(asked.call.keys, **(dict(keys=side, values=side) if page else dict(k=side, v=side)))
+        keys = replace(asked.call.keys, **({"keys": side, "values": side} if page else {"k": side, "v": side}))
         asked = replace(asked, call=asked.call._replace(keys=keys))
     how, width = decoding.chosen(asked, H200), decoding.padded(D)
     queries = (how.stages + 1 if how.split == "stream" else 1) * how.rows * width * 2

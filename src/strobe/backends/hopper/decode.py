@@ -57,6 +57,37 @@ def add(a, b):
 
 
 @gluon.jit
+def beginning(
+    i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE: gl.constexpr, GROUP: gl.constexpr,
+    BM: gl.constexpr, BN: gl.constexpr, SPLIT: gl.constexpr, BATCH: gl.constexpr, FAR: gl.constexpr,
+):  # fmt: skip
+    """(sequence, tiles of it to skip, tiles of this program, first row, keys, position of query 0, low, high, tiles, parts; of a stream,
+    all its tiles and those before the sequence) that program i of a lane begins with."""
+    total = i * 0
+    tiles_before = i * 0
+    if SPLIT == STREAM:
+        o_b = gl.arange(0, BATCH, layout=gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
+        _, o_length, o_at = sequence(gl.minimum(o_b, B - 1), p_lengths, p_starts, p_firsts, first, S, T, FAR)
+        _, _, o_tiles = span(o_length, o_at, i_m, T, before, after, TREE, GROUP, BM, BN)
+        o_tiles = gl.where(o_b < B, o_tiles, 0)
+        total = gl.sum(o_tiles, 0)
+        u, count = share(total, i, programs)
+        i_b = gl.minimum(gl.sum((gl.associative_scan(o_tiles, 0, add) <= u).to(gl.int32), 0), B - 1)
+        tiles_before = gl.sum(gl.where(o_b < i_b, o_tiles, 0), 0)
+        skip = u - tiles_before
+    else:
+        i_b = i // splits
+    start, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
+    low, high, tiles = span(length, at, i_m, T, before, after, TREE, GROUP, BM, BN)
+    parts = i * 0 + 1
+    if SPLIT == EVEN:
+        parts, skip, count = even(tiles, i % splits, splits)
+    elif SPLIT == FIXED:
+        parts, skip, count = fixed(low, high, tiles, i % splits, BN)
+    return i_b, skip, count, start, length, at, low, high, tiles, parts, total, tiles_before
+
+
+@gluon.jit
 def begin(BM: gl.constexpr, BN: gl.constexpr, BV: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr, SIZED: gl.constexpr):
     """(greatest score, sums of weights, weighted sums, their size) of rows that have seen no key. With warps along the keys each of a
     thread's scores has a sum of its own until the end, since adding them up would take shared memory."""
@@ -168,8 +199,8 @@ def attend(
 ):  # fmt: skip
     """A program's tiles of keys with a tile of rows. Strides are in units of 8 numbers of 16 bits where all are ALIGNED, in numbers
     elsewhere; ALONE: all rows of a sequence see the same keys."""
-    gdc_launch_dependents()  # the merge may start, and waits for this kernel's end before it reads
     gdc_wait()
+    gdc_launch_dependents()  # not earlier: the merge reads the lengths before it waits, so what writes them has to have ended
     WARPS: gl.constexpr = gl.num_warps()
     WIDE: gl.constexpr = BM >= 64
     EACH: gl.constexpr = 1 if KIND is None else 4 if KIND == "int4" else 2  # numbers of a unit of 16 bits
@@ -192,8 +223,7 @@ def attend(
     COLUMN: gl.constexpr = gl.SliceLayout(0, S_LAYOUT)
     TREE: gl.constexpr = p_tree is not None
     WILD: gl.constexpr = not ALONE and KIND != "int8" and KIND != "int4"  # a value may be no number, and rows see different keys
-    p_k_units = p_k
-    p_v_units = p_v
+    p_k_units, p_v_units = p_k, p_v
     if KIND is not None:
         p_k_units = p_k.to(gl.pointer_type(gl.int16), bitcast=True)
         p_v_units = p_v.to(gl.pointer_type(gl.int16), bitcast=True)
@@ -206,27 +236,9 @@ def attend(
     i_g = lane % G
     i_m = lane // G
     programs = gl.num_programs(0) // lanes
-    total = 0
-    tiles_before = 0
-    if SPLIT == STREAM:
-        o_b = gl.arange(0, BATCH, layout=LOAD_S)
-        _, o_length, o_at = sequence(gl.minimum(o_b, B - 1), p_lengths, p_starts, p_firsts, first, S, T, FAR)
-        _, _, o_tiles = span(o_length, o_at, i_m, T, before, after, TREE, GROUP, BM, BN)
-        o_tiles = gl.where(o_b < B, o_tiles, 0)
-        total = gl.sum(o_tiles, 0)
-        u, count = share(total, i, programs)
-        i_b = gl.minimum(gl.sum((gl.associative_scan(o_tiles, 0, add) <= u).to(gl.int32), 0), B - 1)
-        tiles_before = gl.sum(gl.where(o_b < i_b, o_tiles, 0), 0)
-        skip = u - tiles_before
-    else:
-        i_b = i // splits
-    start, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
-    low, high, tiles = span(length, at, i_m, T, before, after, TREE, GROUP, BM, BN)
-    parts = 1
-    if SPLIT == EVEN:
-        parts, skip, count = even(tiles, i % splits, splits)
-    elif SPLIT == FIXED:
-        parts, skip, count = fixed(low, high, tiles, i % splits, BN)
+    i_b, skip, count, start, length, at, low, high, tiles, parts, total, tiles_before = beginning(
+        i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE, GROUP, BM, BN, SPLIT, BATCH, FAR
+    )  # fmt: skip
 
     if count > 0:
         SPARE: gl.constexpr = STAGES if SPLIT == STREAM else 0
@@ -239,19 +251,14 @@ def attend(
         n = (low // BN + skip) * BN
         in_sequence = tiles - skip
         if SPLIT != STREAM:
-            copy_queries(
-                q_tiles.index(0), p_q, i_b, i_g, i_m, rows, rows > 0, sq_b * STEP, sq_t * STEP, sq_h * STEP, GROUP, D, LOAD_Q, ALIGNED
-            )  # fmt: skip
-        l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = (
-            i_b, n, start, low, high, in_sequence, rows * 0 + 1, rows * 0, count,
-        )  # fmt: skip
+            copy_queries(q_tiles.index(0), p_q, i_b, i_g, i_m, rows, rows > 0, sq_b, sq_t, sq_h, GROUP, D, LOAD_Q, ALIGNED)
+        l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = i_b, n, start, low, high, in_sequence, i * 0 + 1, i * 0, count
         for ahead in gl.static_range(STAGES):
             l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = send(
                 ahead, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, q_tiles, k_tiles, v_tiles, k_scales, v_scales,
                 i_g, i_m, p_q, p_k_units, p_v_units, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T, before,
-                after, s_table, pages, sq_b * STEP, sq_t * STEP, sq_h * STEP, sk_b * STEP, sk_t * STEP, sk_h * STEP, sv_b * STEP,
-                sv_t * STEP, sv_h * STEP, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, TREE, GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K,
-                LOAD_V, LOAD_S, SPLIT, ALIGNED, FAR,
+                after, s_table, pages, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, TREE,
+                GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K, LOAD_V, LOAD_S, SPLIT, ALIGNED, FAR,
             )  # fmt: skip
         o_row = i_m * BM + gl.arange(0, BM, layout=ROW)
         b_t = (o_row // GROUP)[:, None]
@@ -263,14 +270,13 @@ def attend(
         q_slot = 0
         for step in range(count):
             async_copy.wait_group(2 * STAGES - 1)
+            b_zeros = gl.zeros([BM, BN], gl.float32, layout=S_LAYOUT)
             if WIDE:
                 fence_async_shared()
-                b_s = warpgroup_mma(
-                    q_tiles.index(q_slot), k_tiles.index(stage).permute((1, 0)), gl.zeros([BM, BN], gl.float32, layout=S_LAYOUT), use_acc=False
-                )  # fmt: skip
+                b_s = warpgroup_mma(q_tiles.index(q_slot), k_tiles.index(stage).permute((1, 0)), b_zeros, use_acc=False)
             else:
                 b_k = keys_of(k_tiles.index(stage), KEYS, UNITS, KIND, dtype)
-                b_s = mma_v2(q_tiles.index(q_slot).load(QUERIES), b_k, gl.zeros([BM, BN], gl.float32, layout=S_LAYOUT))
+                b_s = mma_v2(q_tiles.index(q_slot).load(QUERIES), b_k, b_zeros)
             if p_k_scale is not None:
                 b_s *= k_scales.index(stage).load(COLUMN)[None, :]
             key = (n + gl.arange(0, BN, layout=COLUMN))[None, :]
@@ -294,8 +300,8 @@ def attend(
                 if in_part:
                     b_acc = tamed(
                         v_tiles.index(stage), b_acc, n, i_b, i_g, start, low, high, length, at, o_v, p_v, p_table, s_table, pages,
-                        sv_b * STEP * EACH, sv_t * STEP * EACH, sv_h * STEP * EACH, T, before, after, p_tree, st_b, st_t, st_j, i_m, V, PAGE,
-                        GROUP, BN, KIND, LOAD_V,
+                        sv_b * STEP * EACH, sv_t * STEP * EACH, sv_h * STEP * EACH, T, before, after, p_tree, st_b, st_t, st_j, i_m, V,
+                        PAGE, GROUP, BN, KIND, LOAD_V,
                     )  # fmt: skip
             b_w = gl.convert_layout(b_p.to(dtype), WEIGHTS)
             if WIDE:
@@ -306,9 +312,8 @@ def attend(
             l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = send(
                 stage, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, q_tiles, k_tiles, v_tiles, k_scales, v_scales,
                 i_g, i_m, p_q, p_k_units, p_v_units, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T, before,
-                after, s_table, pages, sq_b * STEP, sq_t * STEP, sq_h * STEP, sk_b * STEP, sk_t * STEP, sk_h * STEP, sv_b * STEP,
-                sv_t * STEP, sv_h * STEP, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, TREE, GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K,
-                LOAD_V, LOAD_S, SPLIT, ALIGNED, FAR,
+                after, s_table, pages, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, TREE,
+                GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K, LOAD_V, LOAD_S, SPLIT, ALIGNED, FAR,
             )  # fmt: skip
             stage = gl.where(stage == STAGES - 1, 0, stage + 1)
             n += BN
@@ -436,7 +441,8 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
     constants = {
         "D": problem.D, "BD": decoding.padded(problem.D), "STAGES": how.stages,
         "PAGE": sides[0].shape[1] if isinstance(call.keys, Paged) else 0, "KIND": name, "ALONE": decoding.alone(problem),
-        "ALIGNED": aligned, "num_warps": how.warps, "maxnreg": 255,  # ptxas would rather spill than hold fewer programs than shared memory does
+        "ALIGNED": aligned, "num_warps": how.warps,
+        "maxnreg": 255,  # or ptxas spills, so that registers are left for more programs than shared memory holds
     }  # fmt: skip
     rows = min(how.rows, problem.T * problem.group)
     at_once = 1 if how.split == "fixed" else max(4, min(64, 1 << (how.parts - 1).bit_length()))

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from strobe.answers import Offer, Refusal
@@ -49,7 +50,10 @@ NARROW_TILES = {  # by numbers in 16 bits; two programs a multiprocessor, so tha
 
 # Microseconds that a kernel takes which only reads so many bytes, launched by programmatic dependent launch in a graph, and what a
 # split adds to it: both of an H200, torch 2.11, Triton 3.6, November 2026 (docs/rooms/hopper-decode.md).
-READ_US = ((4.2e6, 3.02), (8.4e6, 4.22), (16.8e6, 5.97), (33.6e6, 10.01), (67e6, 18.15), (134e6, 32.6), (268e6, 62.7), (537e6, 121.8), (1074e6, 240.0))
+READ_US = (
+    (4.2e6, 3.02), (8.4e6, 4.22), (16.8e6, 5.97), (33.6e6, 10.01), (67e6, 18.15), (134e6, 32.6), (268e6, 62.7), (537e6, 121.8),
+    (1074e6, 240.0),
+)  # fmt: skip
 SPLIT_US = 1.9
 
 
@@ -153,9 +157,7 @@ def read_bytes(problem: Problem) -> int:
 
 def read_us(count: int) -> float:
     """Microseconds of reading so many bytes, between those of READ_US, or beyond its ends in proportion."""
-    (low, low_us), (high, high_us) = next(
-        (pair for pair in zip(READ_US, READ_US[1:], strict=False) if count <= pair[1][0]), (READ_US[-2], READ_US[-1])
-    )
+    (low, low_us), (high, high_us) = next((pair for pair in pairwise(READ_US) if count <= pair[1][0]), (READ_US[-2], READ_US[-1]))
     return low_us + (count - low) * (high_us - low_us) / (high - low)
 
 

@@ -68,7 +68,8 @@ def merge_parts(
             o_slot = (slot + o_i).to(tl.int64)[:, None] * held + o_r[None, :]  # [AT_ONCE, ROWS]
             b_tops = tl.load(p_tops + o_slot, mask=m_i, other=float("-inf"))
             b_sums = tl.load(p_sums + o_slot, mask=m_i, other=0.0)
-            b_parts = tl.load(p_parts + o_slot[:, :, None] * BV + o_c[None, None, :], mask=m_i[:, :, None] & (o_c >= 0)[None, None, :], other=0.0)
+            m_parts = m_i[:, :, None] & (o_c >= 0)[None, None, :]
+            b_parts = tl.load(p_parts + o_slot[:, :, None] * BV + o_c[None, None, :], mask=m_parts, other=0.0)
             b_new = tl.maximum(b_top, tl.max(b_tops, 0))
             b_base = tl.where(b_new == float("-inf"), 0.0, b_new)
             b_decay = tl.exp2(b_top - b_base)

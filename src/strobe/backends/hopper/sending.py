@@ -79,8 +79,9 @@ def copy_queries(
     BD: gl.constexpr = tile.shape[1]
     o_row = i_m * BM + gl.arange(0, BM, layout=gl.SliceLayout(1, LOAD))
     o_d = gl.arange(0, BD, layout=gl.SliceLayout(0, LOAD))
-    offsets = (o_row // GROUP).to(gl.int64) * sq_t + (i_g * GROUP + o_row % GROUP).to(gl.int64) * sq_h
-    pointers = p_q + i_b.to(gl.int64) * sq_b + offsets[:, None] + o_d[None, :]
+    STEP: gl.constexpr = 8 if ALIGNED else 1
+    offsets = (o_row // GROUP).to(gl.int64) * (sq_t * STEP) + (i_g * GROUP + o_row % GROUP).to(gl.int64) * (sq_h * STEP)
+    pointers = p_q + i_b.to(gl.int64) * (sq_b * STEP) + offsets[:, None] + o_d[None, :]
     there = ((o_row < rows) & wanted)[:, None] & (o_d < D)[None, :]
     if ALIGNED:
         async_copy.async_copy_global_to_shared(tile, pointers, mask=there)
@@ -97,9 +98,11 @@ def send(
     SPLIT: gl.constexpr, ALIGNED: gl.constexpr, FAR: gl.constexpr,
 ):  # fmt: skip
     """Sends a tile of keys and the tile of its values, each a group of copies, empty if there is none to send; and goes on to the next,
-    (sequence, n, start, low, high, tiles, new, slot, to send), which may lie in the next sequence and is new if it does."""
+    (sequence, n, start, low, high, tiles, new, slot, to send), which may lie in the next sequence and is new if it does. Strides
+    of ALIGNED arrays are in units of 8 numbers of 16 bits."""
     BM: gl.constexpr = q_tiles.shape[1]
     BN: gl.constexpr = k_tiles.shape[1]
+    STEP: gl.constexpr = 8 if ALIGNED else 1
     if to_send > 0:
         last = gl.maximum(high - 1, 0)
         if SPLIT == STREAM:  # a copy alone in a branch does not compile in Triton 3.6, so unwanted queries go to a spare tile, as zeros
@@ -107,16 +110,16 @@ def send(
             tile = q_tiles.index(gl.where(new != 0, slot, SPARE))
             copy_queries(tile, p_q, i_b, i_g, i_m, T * GROUP, new != 0, sq_b, sq_t, sq_h, GROUP, D, LOAD_Q, ALIGNED)
         o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_K)), low, last)
-        base, offsets = row_offsets(o_n, n, last, i_b, start, p_table, s_table, pages, sk_b, sk_t, PAGE, BN)
-        copy(k_tiles.index(stage), p_k + base + i_g.to(gl.int64) * sk_h, offsets, WK, LOAD_K, ALIGNED)
+        base, offsets = row_offsets(o_n, n, last, i_b, start, p_table, s_table, pages, sk_b * STEP, sk_t * STEP, PAGE, BN)
+        copy(k_tiles.index(stage), p_k + base + i_g.to(gl.int64) * (sk_h * STEP), offsets, WK, LOAD_K, ALIGNED)
         if p_k_scale is not None:
             o_s = between(n + gl.arange(0, BN, layout=LOAD_S), low, last)
             base, offsets = row_offsets(o_s, n, last, i_b, start, p_table, s_table, pages, sx_b, sx_t, PAGE, BN)
             async_copy.async_copy_global_to_shared(k_scales.index(stage), p_k_scale + base + i_g * sx_h + offsets)
         async_copy.commit_group()
         o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_V)), low, last)
-        base, offsets = row_offsets(o_n, n, last, i_b, start, p_table, s_table, pages, sv_b, sv_t, PAGE, BN)
-        copy(v_tiles.index(stage), p_v + base + i_g.to(gl.int64) * sv_h, offsets, WV, LOAD_V, ALIGNED)
+        base, offsets = row_offsets(o_n, n, last, i_b, start, p_table, s_table, pages, sv_b * STEP, sv_t * STEP, PAGE, BN)
+        copy(v_tiles.index(stage), p_v + base + i_g.to(gl.int64) * (sv_h * STEP), offsets, WV, LOAD_V, ALIGNED)
         if p_v_scale is not None:
             o_s = between(n + gl.arange(0, BN, layout=LOAD_S), low, last)
             base, offsets = row_offsets(o_s, n, last, i_b, start, p_table, s_table, pages, sy_b, sy_t, PAGE, BN)
