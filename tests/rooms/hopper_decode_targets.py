@@ -156,8 +156,8 @@ def calls() -> dict[str, Call]:
         found[f"D {D} V {V} 32 queries"] = called(T=32, D=D, V=V)
     found["D 128 group of 128"] = called(group=128)
     found["D 128 batch, short"] = called(B=256, S=256, lie="paged 16")
-    tree = Tree(empty(1, 9, 9, dtype=torch.bool))
-    found["D 128 tree"] = called(T=9, mask=tree, lie="paged 16")
+    for T in (5, 9, 33):
+        found[f"D 128 tree of {T}"] = called(T=T, mask=Tree(empty(1, T, T, dtype=torch.bool)), lie="paged 16")
     found["D 128 tree of one"] = called(mask=Tree(empty(1, 1, 1, dtype=torch.bool)))
     found["D 128 full"] = called(mask=Full())
     found["D 128 window"] = called(mask=Causal() & Window(before=4095), lie="paged 16")

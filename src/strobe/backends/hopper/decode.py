@@ -144,7 +144,7 @@ def tamed(
 
 @gluon.jit
 def finish(
-    b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_parts, p_tops, p_sums, p_sinks, T, H, rows,
+    b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows,
     GROUP: gl.constexpr, V: gl.constexpr,
 ):  # fmt: skip
     """Stores the rows of a sequence: results, or a part of them with its greatest score and its sum of weights."""
@@ -177,21 +177,22 @@ def finish(
             p_out + o_out[:, None] * V + o_v[None, :], b_out.to(p_out.dtype.element_ty), mask=m_row[:, None] & (o_v < V)[None, :]
         )  # fmt: skip
         gl.store(p_lse + o_out, gl.where(some, (b_m + gl.log2(b_divisor)) * LN_2, float("-inf")), mask=m_row)
-    else:
+    elif p_work is not None:
         o_slot = slot.to(gl.int64) * gl.minimum(rows, BM) + o_r
         o_column = gl.arange(0, BV, layout=gl.SliceLayout(0, b_acc.type.layout))
-        gl.store(p_parts + o_slot[:, None] * BV + o_column[None, :], b_acc, mask=m_row[:, None] & (o_column >= 0)[None, :])
+        p_tops = p_work + places.to(gl.int64) * BV
+        gl.store(p_work + o_slot[:, None] * BV + o_column[None, :], b_acc, mask=m_row[:, None] & (o_column >= 0)[None, :])
         gl.store(p_tops + o_slot, b_m, mask=m_row)
-        gl.store(p_sums + o_slot, b_l, mask=m_row)
+        gl.store(p_tops + places + o_slot, b_l, mask=m_row)
 
 
 @gluon.jit(do_not_specialize=[
-    "scale", "limit", "B", "G", "T", "S", "splits", "pages", "first", "before", "after", "sq_b", "sq_t", "sq_h", "sk_b", "sk_t", "sk_h",
-    "sv_b", "sv_t", "sv_h", "sx_b", "sx_t", "sx_h", "sy_b", "sy_t", "sy_h", "s_table", "s_slopes", "st_b", "st_t", "st_j",
+    "scale", "limit", "B", "G", "T", "S", "splits", "places", "pages", "first", "before", "after", "sq_b", "sq_t", "sq_h", "sk_b", "sk_t",
+    "sk_h", "sv_b", "sv_t", "sv_h", "sx_b", "sx_t", "sx_h", "sy_b", "sy_t", "sy_h", "s_table", "s_slopes", "st_b", "st_t", "st_j",
 ])  # fmt: skip
 def attend(
-    p_q, p_k, p_v, p_k_scale, p_v_scale, p_out, p_lse, p_parts, p_tops, p_sums, p_lengths, p_starts, p_table, p_firsts, p_tree, p_slopes,
-    p_sinks, scale, limit, B, G, T, S, splits, pages, first, before, after, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h,
+    p_q, p_k, p_v, p_k_scale, p_v_scale, p_out, p_lse, p_work, p_lengths, p_starts, p_table, p_firsts, p_tree, p_slopes,
+    p_sinks, scale, limit, B, G, T, S, splits, places, pages, first, before, after, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h,
     sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, s_table, s_slopes, st_b, st_t, st_j,
     GROUP: gl.constexpr, D: gl.constexpr, V: gl.constexpr, BD: gl.constexpr, BV: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
     STAGES: gl.constexpr, PAGE: gl.constexpr, KIND: gl.constexpr, SPLIT: gl.constexpr, BATCH: gl.constexpr, ALONE: gl.constexpr,
@@ -322,8 +323,8 @@ def attend(
                 if (in_sequence == 0) | (step == count - 1):
                     first_program, parts = parts_of(tiles_before, tiles, total, programs)
                     finish(
-                        b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, stream_slot(lane, i, i_b, programs, B), o_v, p_out, p_lse, p_parts,
-                        p_tops, p_sums, p_sinks, T, H, rows, GROUP, V,
+                        b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, stream_slot(lane, i, i_b, programs, B), o_v, p_out, p_lse, p_work,
+                        places, p_sinks, T, H, rows, GROUP, V,
                     )  # fmt: skip
                     if step < count - 1:
                         tiles_before += tiles
@@ -338,7 +339,7 @@ def attend(
         if SPLIT != STREAM:
             slot = (i_b * lanes + lane) * splits + i % splits
             finish(
-                b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_parts, p_tops, p_sums, p_sinks, T, H, rows, GROUP, V
+                b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows, GROUP, V
             )  # fmt: skip
 
 
@@ -351,8 +352,7 @@ class Kept:
     merge_numbers: tuple[Any, ...]
     merge_constants: dict[str, Any]
     grids: tuple[int, int]
-    slots: int
-    rows: int  # that a slot holds
+    work: int  # float32 numbers of the parts' sums, then of their greatest scores, then of their sums of weights
     decode: Any = None
     merge: Any = None
 
@@ -377,19 +377,16 @@ def launch(plan: Plan, call: Call) -> State:
     firsts = call.first if isinstance(call.first, Tensor) else None
     arrays = (q, *sides, lengths, starts, table, firsts, tree, slopes, sinks)
     kept = _kept(plan, q.get_device(), tuple([None if x is None else (x.data_ptr() % 16, *x.stride()) for x in arrays]))
-    parts = tops = sums = None
-    if kept.slots:
-        parts = q.new_empty((kept.slots, kept.rows, decoding.padded(problem.V)), dtype=torch.float32)
-        tops, sums = q.new_empty((2, kept.slots, kept.rows), dtype=torch.float32)
+    work = q.new_empty(kept.work, dtype=torch.float32) if kept.work else None
     with torch.cuda.device_of(q):
         kept.decode = _start(
             attend, kept.decode, kept.grids[0],
-            (q, *sides, out, lse, parts, tops, sums, lengths, starts, table, firsts, tree, slopes, sinks, *kept.numbers), kept.constants,
+            (q, *sides, out, lse, work, lengths, starts, table, firsts, tree, slopes, sinks, *kept.numbers), kept.constants,
         )  # fmt: skip
-        if kept.slots:
+        if work is not None:
             kept.merge = _start(
                 merge_parts, kept.merge, kept.grids[1],
-                (parts, tops, sums, out, lse, lengths, starts, firsts, sinks, *kept.merge_numbers), kept.merge_constants,
+                (work, out, lse, lengths, starts, firsts, sinks, *kept.merge_numbers), kept.merge_constants,
             )  # fmt: skip
     return State(out, lse)
 
@@ -429,12 +426,14 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
     first = max(-FAR, min(call.first, FAR)) if isinstance(call.first, int) else None
     before, after = (None if n is None else min(n, FAR) for n in (before, after))
     batch = 1 << max(5, (problem.B - 1).bit_length()) if how.split == "stream" else 1
+    rows = min(how.rows, problem.T * problem.group)
+    places = how.slots(problem.B) * rows
     common = {
         "GROUP": problem.group, "V": problem.V, "BV": decoding.padded(problem.V), "BM": how.rows, "BN": how.keys,
         "SPLIT": {"even": EVEN, "stream": STREAM, "fixed": FIXED}[how.split].value, "BATCH": batch, "FAR": FAR,
     }  # fmt: skip
     numbers = (
-        scale, limit, problem.B, problem.G, problem.T, problem.S, how.parts, sides[0].shape[0], first, before, after,
+        scale, limit, problem.B, problem.G, problem.T, problem.S, how.parts, places, sides[0].shape[0], first, before, after,
         *(s for found in strides for s in found), 0 if table is None else table[1],
         0 if slopes is None or len(slopes) == 2 else slopes[1], *node,
     )  # fmt: skip
@@ -444,15 +443,13 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
         "ALIGNED": aligned, "num_warps": how.warps,
         "maxnreg": 255,  # or ptxas spills, so that registers are left for more programs than shared memory holds
     }  # fmt: skip
-    rows = min(how.rows, problem.T * problem.group)
     at_once = 1 if how.split == "fixed" else max(4, min(64, 1 << (how.parts - 1).bit_length()))
     each_row = 1 if problem.B * problem.G * rows <= 1024 else 4
     merge_constants = {"TREE": tree is not None, "EACH": each, "ROWS": each_row, "AT_ONCE": max(1, at_once // each_row)}
     grids = how.programs(problem.B), problem.B * how.lanes * decoding.tiles(rows, each_row)
-    merge_numbers = (problem.B, problem.G, problem.T, problem.S, how.parts, first, before, after)
-    return Kept(
-        numbers, common | constants, merge_numbers, common | merge_constants | {"num_warps": 4}, grids, how.slots(problem.B), rows
-    )  # fmt: skip
+    merge_numbers = (problem.B, problem.G, problem.T, problem.S, how.parts, places, first, before, after)
+    work = places * (decoding.padded(problem.V) + 2)
+    return Kept(numbers, common | constants, merge_numbers, common | merge_constants | {"num_warps": 4}, grids, work)
 
 
 def _strides(shape: tuple[int, ...], lies: tuple[int, ...] | None) -> tuple[int, int, int]:

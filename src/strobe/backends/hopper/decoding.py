@@ -98,7 +98,12 @@ def kind(problem: Problem) -> tuple[str | None, int]:
 
 def alone(problem: Problem) -> bool:
     """Whether all rows of a sequence see the same keys. An invariant call says no, so that all are the same machine code."""
-    return problem.T == 1 and not any(isinstance(part, Tree) for part in split(problem.call.mask)[2]) and not problem.invariant
+    return problem.T == 1 and not _trees(problem) and not problem.invariant
+
+
+def _trees(problem: Problem) -> int:
+    """How many parts of the mask are trees."""
+    return sum(isinstance(part, Tree) for part in split(problem.call.mask)[2])
 
 
 def reach(problem: Problem, rows: int) -> int:
@@ -114,7 +119,9 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     """Tile and split."""
     width, (_, each) = max(padded(problem.D), padded(problem.V)), kind(problem)
     packed = problem.T * problem.group
-    rows = 16 if problem.invariant else next((n for n in (16, 32, 64) if packed <= n), 128)
+    # reading a tree takes more registers than four warps with 64 rows have
+    sizes = (16, 32) if _trees(problem) else (16, 32, 64)
+    rows = 16 if problem.invariant else next((n for n in sizes if packed <= n), 128)
     if each > 1:  # they become operands in registers, which groups of warps do not take
         rows = min(rows, 32)
     even = _split(problem, machine, rows, NARROW_TILES[rows, each][width] if each > 1 else TILES[rows][width], "even")
@@ -210,8 +217,8 @@ def _problem(problem: Problem) -> list[str]:
         no.append(f"decode is for at most {MOST_QUERIES} queries a sequence; got {problem.T}")
     rest = split(call.mask)[2]
     no += [f"masks are Causal, Window and Tree; got {type(part).__name__}" for part in rest if not isinstance(part, Tree)]
-    if len(trees := [part for part in rest if isinstance(part, Tree)]) > 1:
-        no.append(f"one Tree a mask; got {len(trees)}")
+    if _trees(problem) > 1:
+        no.append(f"one Tree a mask; got {_trees(problem)}")
     no += [f"decode has no {name}" for name in ("bias", "dropout") if getattr(call, name) is not None]
     no += _keys(problem)
     return no

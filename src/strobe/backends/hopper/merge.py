@@ -18,9 +18,9 @@ LOG2_E = tl.constexpr(1.4426950408889634)  # 1 / ln 2
 LN_2 = tl.constexpr(0.6931471805599453)
 
 
-@triton.jit(do_not_specialize=["B", "G", "T", "S", "splits", "first", "before", "after"])
+@triton.jit(do_not_specialize=["B", "G", "T", "S", "splits", "places", "first", "before", "after"])
 def merge_parts(
-    p_parts, p_tops, p_sums, p_out, p_lse, p_lengths, p_starts, p_firsts, p_sinks, B, G, T, S, splits, first, before, after,
+    p_work, p_out, p_lse, p_lengths, p_starts, p_firsts, p_sinks, B, G, T, S, splits, places, first, before, after,
     TREE: tl.constexpr, GROUP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, EACH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     SPLIT: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr,
 ):  # fmt: skip
@@ -59,6 +59,7 @@ def merge_parts(
         m_r = (o_r < held) & (o_row < rows)
         o_h = i_g * GROUP + o_row % GROUP
         o_c = tl.arange(0, BV)
+        p_tops = p_work + places.to(tl.int64) * BV
         b_top = tl.full([ROWS], float("-inf"), tl.float32)
         b_sum = tl.zeros([ROWS], tl.float32)
         b_acc = tl.zeros([ROWS, BV], tl.float32)
@@ -67,9 +68,9 @@ def merge_parts(
             m_i = (o_i < parts)[:, None] & m_r[None, :]
             o_slot = (slot + o_i).to(tl.int64)[:, None] * held + o_r[None, :]  # [AT_ONCE, ROWS]
             b_tops = tl.load(p_tops + o_slot, mask=m_i, other=float("-inf"))
-            b_sums = tl.load(p_sums + o_slot, mask=m_i, other=0.0)
+            b_sums = tl.load(p_tops + places + o_slot, mask=m_i, other=0.0)
             m_parts = m_i[:, :, None] & (o_c >= 0)[None, None, :]
-            b_parts = tl.load(p_parts + o_slot[:, :, None] * BV + o_c[None, None, :], mask=m_parts, other=0.0)
+            b_parts = tl.load(p_work + o_slot[:, :, None] * BV + o_c[None, None, :], mask=m_parts, other=0.0)
             b_new = tl.maximum(b_top, tl.max(b_tops, 0))
             b_base = tl.where(b_new == float("-inf"), 0.0, b_new)
             b_decay = tl.exp2(b_top - b_base)

@@ -33,8 +33,8 @@ def visible(b_t, key, i_b, length, at, T, before, after, p_tree, st_b, st_t, st_
     if p_tree is not None:
         node = key - at
         inside = b_seen & (node >= 0) & (node < T)
-        p_node = p_tree + i_b.to(gl.int64) * st_b + b_t.to(gl.int64) * st_t + node * st_j
-        b_seen = b_seen & ((node < 0) | (inside & (gl.load(p_node, mask=inside, other=0) != 0)))
+        b_node = gl.load(p_tree + i_b.to(gl.int64) * st_b + (b_t * st_t + node * st_j), mask=inside, other=0)
+        b_seen = b_seen & ((node < 0) | (inside & (b_node != 0)))
     return b_seen
 
 
