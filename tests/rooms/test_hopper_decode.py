@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ import torch
 pytest.importorskip("triton", reason="this machine has no Triton")
 from strobe import Causal, Dense, Dropout, Packed, Paged, Prefix, Scaled, Tree, Window
 from strobe.answers import Offer, Refusal
-from strobe.backends.hopper import decoding, narrow, parts
+from strobe.backends.hopper import decode, decoding, narrow, parts
 from strobe.layouts import Dense as Keys
 from strobe.layouts import PackedKeys
 from strobe.machine import Machine
@@ -27,8 +28,9 @@ from strobe.problem import Call, Problem
 from triton.experimental.gluon import language as gl
 
 from ..contract.cases import CASES, LIFE, Case, build
-from .gluon_by_hand import Language, Value, by_hand
-from .hopper_decode_run import FORMS, decoded, errors, problem_of, ragged, ragged_errors, taken
+from .gluon_by_hand import Copies, Language, Value, by_hand
+from .hopper_decode_run import FORMS, decoded, errors, offered, problem_of, ragged, ragged_errors, taken
+from .hopper_decode_run import by_hand as by_hand_kernels
 
 ROOT = Path(__file__).parents[2]
 H200 = Machine.named("h200")
@@ -297,6 +299,27 @@ def test_run_by_hand_the_error_is_at_most_twice_the_plain_computations(case: Cas
 def test_ragged_batches_run_by_hand(form: str, seed: int) -> None:
     out, lse = ragged_errors(seed, form)
     assert out < 5e-3 and lse < 2e-6  # of numbers rounded to bfloat16, 3.9e-3 a step; and of float32
+
+
+class Hasty(Copies):
+    """Waits for one group of copies less than it is told to."""
+
+    def wait_group(self, n: int) -> None:
+        super().wait_group(n + 1)
+
+
+def test_run_by_hand_a_wait_that_is_too_short_is_seen() -> None:
+    call = build(Case("plain", 1, 1, 700, 4, 1, 64), "bfloat16")
+    with patch("tests.rooms.gluon_by_hand.Copies", Hasty):
+        assert not bool(torch.isfinite(decoded(call).out).all())
+
+
+def test_run_by_hand_an_address_outside_an_array_is_seen() -> None:
+    call = build(Case("plain", 1, 1, 700, 4, 1, 64), "bfloat16")
+    keys = replace(call.keys, k=call.keys.k[:, :650].clone())
+    problem_as_told = offered(problem_of(call))
+    with by_hand_kernels(), pytest.raises(AssertionError, match="an address outside the array"):
+        decode.launch(problem_as_told, call._replace(keys=keys))
 
 
 @pytest.mark.parametrize("wild", [torch.nan, torch.inf, -torch.inf])
