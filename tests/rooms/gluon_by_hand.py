@@ -181,7 +181,7 @@ class Copies:
         self.open: list[tuple[Tensor, Tensor]] = []
         self.groups: list[list[tuple[Tensor, Tensor]]] = []
 
-    def async_copy_global_to_shared(self, target: Shared, pointer: Pointer, mask: Value | None = None) -> None:
+    def send_rows(self, target: Shared, pointer: Pointer, mask: Value | None = None) -> None:
         assert target.shape == pointer.shape
         self.open.append((target.x, pointer.load(mask, 0)))
         poison(target.x)
@@ -387,6 +387,7 @@ def warpgroup_mma(a: Value | Shared, b: Shared, c: Value, use_acc: bool = True) 
 def by_hand(function: Any, language: Any, copies: Any = None) -> Callable[..., Any]:
     """A kernel's function as one of Python, and all that it calls."""
     own = {"gl": language, "tl": language, "async_copy": copies, "mma_v2": mma_v2, "warpgroup_mma": warpgroup_mma}
+    own["send_rows"] = getattr(copies, "send_rows", None)
     own |= dict.fromkeys(("fence_async_shared", "gdc_launch_dependents", "gdc_wait"), lambda: None)
 
     @lru_cache(maxsize=None)

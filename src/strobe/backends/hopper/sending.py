@@ -14,6 +14,9 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 
 from strobe.backends.hopper.parts import STREAM, between, sequence, span
 
+# The one name here that moved between Triton 3.6 and 3.9; it goes to `compat.py` when the room's branches meet.
+send_rows = async_copy.async_load if hasattr(async_copy, "async_load") else async_copy.async_copy_global_to_shared
+
 
 @gluon.constexpr_function
 def loading(width, elements, warps):
@@ -62,9 +65,9 @@ def copy(tile, p_rows, offsets, W: gl.constexpr, LOAD: gl.constexpr, ALIGNED: gl
     pointers = p_rows + offsets[:, None] + o_w[None, :]
     if ALIGNED:
         if W == BW:
-            async_copy.async_copy_global_to_shared(tile, pointers)
+            send_rows(tile, pointers)
         else:
-            async_copy.async_copy_global_to_shared(tile, pointers, mask=offsets[:, None] * 0 + o_w[None, :] < W)
+            send_rows(tile, pointers, mask=offsets[:, None] * 0 + o_w[None, :] < W)
     else:
         tile.store(gl.load(pointers, mask=offsets[:, None] * 0 + o_w[None, :] < W, other=0))
 
@@ -84,7 +87,7 @@ def copy_queries(
     pointers = p_q + i_b.to(gl.int64) * (sq_b * STEP) + offsets[:, None] + o_d[None, :]
     there = ((o_row < rows) & wanted)[:, None] & (o_d < D)[None, :]
     if ALIGNED:
-        async_copy.async_copy_global_to_shared(tile, pointers, mask=there)
+        send_rows(tile, pointers, mask=there)
     elif wanted:
         tile.store(gl.load(pointers, mask=there, other=0.0))
 
@@ -115,7 +118,7 @@ def send(
         if p_k_scale is not None:
             o_s = between(n + gl.arange(0, BN, layout=LOAD_S), low, last)
             base, offsets = row_offsets(o_s, n, last, i_b, start, p_table, s_table, pages, sx_b, sx_t, PAGE, BN)
-            async_copy.async_copy_global_to_shared(k_scales.index(stage), p_k_scale + base + i_g * sx_h + offsets)
+            send_rows(k_scales.index(stage), p_k_scale + base + i_g * sx_h + offsets)
         async_copy.commit_group()
         o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_V)), low, last)
         base, offsets = row_offsets(o_n, n, last, i_b, start, p_table, s_table, pages, sv_b * STEP, sv_t * STEP, PAGE, BN)
@@ -123,7 +126,7 @@ def send(
         if p_v_scale is not None:
             o_s = between(n + gl.arange(0, BN, layout=LOAD_S), low, last)
             base, offsets = row_offsets(o_s, n, last, i_b, start, p_table, s_table, pages, sy_b, sy_t, PAGE, BN)
-            async_copy.async_copy_global_to_shared(v_scales.index(stage), p_v_scale + base + i_g * sy_h + offsets)
+            send_rows(v_scales.index(stage), p_v_scale + base + i_g * sy_h + offsets)
         async_copy.commit_group()
     else:
         async_copy.commit_group()
