@@ -28,8 +28,9 @@ from strobe.problem import Call, Problem
 from triton.experimental.gluon import language as gl
 
 from ..contract.cases import CASES, LIFE, Case, build
+from ..contract.tolerance import error
 from .gluon_by_hand import Copies, Language, Value, by_hand
-from .hopper_decode_run import FORMS, decoded, errors, offered, problem_of, ragged, ragged_errors, taken
+from .hopper_decode_run import FORMS, SMALL, decoded, errors, offered, problem_of, ragged, ragged_errors, taken, truth
 from .hopper_decode_run import by_hand as by_hand_kernels
 
 ROOT = Path(__file__).parents[2]
@@ -299,6 +300,14 @@ def test_run_by_hand_the_error_is_at_most_twice_the_plain_computations(case: Cas
 def test_ragged_batches_run_by_hand(form: str, seed: int) -> None:
     out, lse = ragged_errors(seed, form)
     assert out < 5e-3 and lse < 2e-6  # of numbers rounded to bfloat16, 3.9e-3 a step; and of float32
+
+
+def test_a_stream_of_equal_lengths_run_by_hand() -> None:
+    """Five sequences of two heads leave two of twelve units idle, if each is a program."""
+    call = build(Case("equal", 5, 2, 1100, 8, 2, 64, mask=Causal() & Window(before=1050)), "bfloat16")
+    assert decoding.chosen(problem_of(call), SMALL).split == "stream"
+    found, true = decoded(call), truth(call)
+    assert error(found.out, true.out) < 5e-3 and error(found.lse, true.lse) < 2e-6
 
 
 class Hasty(Copies):

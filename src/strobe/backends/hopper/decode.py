@@ -370,7 +370,7 @@ def launch(plan: Plan, call: Call) -> State:
         return State(out.zero_(), lse.fill_(-torch.inf) if sinks is None else lse.copy_(sinks))
     keys = call.keys
     lengths, starts, table = getattr(keys, "lengths", None), getattr(keys, "starts", None), getattr(keys, "table", None)
-    tree = next((part.visible.view(torch.uint8) for part in split(call.mask)[2] if isinstance(part, Tree)), None)
+    tree = None if call.mask.plain else next(part.visible.view(torch.uint8) for part in split(call.mask)[2] if isinstance(part, Tree))
     slopes = None if call.alibi is None else call.alibi.slopes.contiguous()
     firsts = call.first if isinstance(call.first, Tensor) else None
     arrays = (q, *sides, lengths, starts, table, firsts, tree, slopes, sinks)
