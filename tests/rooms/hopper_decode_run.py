@@ -2,7 +2,7 @@
 
     python -m tests.rooms.hopper_decode_run [WORD …]     the contract's cases, or those with a WORD in their name, each with its error
     python -m tests.rooms.hopper_decode_run ragged N     N random ragged batches
-    python -m tests.rooms.hopper_decode_run merge        a few with Triton's interpreter for the merge (TRITON_INTERPRET=1)
+    python -m tests.rooms.hopper_decode_run merge SEED   one of those with Triton's interpreter for the merge (TRITON_INTERPRET=1)
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def main(words: list[str]) -> None:
     """Prints a line a case."""
     torch.set_num_threads(1)  # many small operations
     if words[:1] == ["ragged"] or words[:1] == ["merge"]:
-        for seed in range(int(words[1]) if len(words) > 1 else 3):
+        for seed in range(int(words[1])) if words[0] == "ragged" else (int(words[1]),):
             for form in FORMS:
                 out, lse = ragged_errors(seed, form, words[0] == "ragged")
                 print(f"{'ok ' if out < 5e-3 and lse < 2e-6 else 'BAD'} {form} {seed}: {out:.1e}, lse {lse:.1e}", flush=True)

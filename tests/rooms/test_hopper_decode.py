@@ -228,7 +228,7 @@ def test_a_span_holds_what_its_rows_see_and_little_more(i: int) -> None:
                 assert low // BN * BN + tiles * BN >= high > low // BN * BN + (tiles - 1) * BN or tiles == 1
 
 
-@pytest.mark.parametrize("splits", [1, 2, 7, 16, 132])
+@pytest.mark.parametrize("splits", [1, 7, 132])
 def test_even_parts_are_all_tiles_once(splits: int) -> None:
     for batch in BATCHES:
         for _, _, tiles in (span for of_rows in spans(batch) for span in of_rows):
@@ -257,7 +257,7 @@ def test_fixed_parts_are_all_tiles_once_and_cut_where_every_sequence_is_cut() ->
             assert taken_tiles == list(range(tiles))
 
 
-@pytest.mark.parametrize("programs", [1, 2, 16, 33, 132, 264])
+@pytest.mark.parametrize("programs", [1, 16, 33, 264])
 def test_a_stream_takes_all_tiles_once_and_the_merge_finds_them(programs: int) -> None:
     """What the kernel's walk takes, from `share`; what the merge looks for, from `parts_of`; and where both meet, in slots."""
     for batch in BATCHES:
@@ -285,7 +285,7 @@ def test_a_stream_takes_all_tiles_once_and_the_merge_finds_them(programs: int) -
 
 
 QUICK = [  # each kind of case once; `python -m tests.rooms.hopper_decode_run` runs all of them
-    (case, dtype) for case, dtype in taken() if dtype == ("bfloat16", "float16")[CASES.index(case) % 2] and (case in LIFE or CASES.index(case) % 4 == 0)
+    (case, dtype) for case, dtype in taken() if dtype == ("bfloat16", "float16")[CASES.index(case) % 2] and (case in LIFE or CASES.index(case) % 6 == 0)
 ]
 
 
@@ -403,7 +403,7 @@ def _python(*words: str, interpret: bool = False) -> str:
 
 
 def test_tritons_interpreter_merges_the_same() -> None:
-    lines = _python("tests.rooms.hopper_decode_run", "merge", "1", interpret=True).splitlines()
+    lines = _python("tests.rooms.hopper_decode_run", "merge", "13", interpret=True).splitlines()
     assert len(lines) == len(FORMS) and all(line.startswith("ok ") for line in lines), lines
 
 
