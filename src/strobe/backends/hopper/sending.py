@@ -44,8 +44,8 @@ def row_offsets(o_n, n, last, i_b, start, p_table, s_table, pages, s_b, s_t, PAG
     """(offset of the sequence or page, offsets [BN] from there) of the keys o_n of the tile at n, none of them behind `last`; table
     entries are clamped to pages that there are."""
     if PAGE == 0:
-        base = i_b.to(gl.int64) * s_b
-        offsets = (start + o_n).to(gl.int64) * s_t
+        base = i_b.to(gl.int64) * s_b + start.to(gl.int64) * s_t
+        offsets = o_n.to(gl.int64) * s_t
     elif PAGE % BN == 0:  # one table entry a tile
         page = gl.load(p_table + i_b.to(gl.int64) * s_table + gl.minimum(n, last) // PAGE)
         base = between(page, 0, pages - 1).to(gl.int64) * s_b
