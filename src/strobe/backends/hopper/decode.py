@@ -1,0 +1,458 @@
+"""Flash-Decoding for Hopper: few queries over many keys, the keys cut so that one wave of programs fills the chip.
+
+    rows of a tile   the T queries of the H / G heads that share a key head: row r is query r // group of head g · group + r % group
+    16 or 32 rows    products of single warps (mma.sync), four warps along the keys: rows that are padding cost nothing but registers
+    64 or 128 rows   products of groups of four warps (wgmma), each warp with rows of its own
+    loads            cp.async, keys and values as groups of their own, all stages under way before anything waits
+    narrow numbers   int8, int4 and float8 become 16-bit numbers in registers; scales meet scores and weights
+
+A program's tiles may lie in several sequences (`parts.py`); what it leaves of each that others share is joined by `merge.py`.
+Indices are clamped to keys that a row of the tile may see, so what no row sees is never read. Sources: Dao et al., 2023, Flash-Decoding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from strobe.backends.hopper import decoding
+from strobe.backends.hopper.merge import merge_parts
+from strobe.backends.hopper.narrow import keys_of, not_finite, values_of
+from strobe.backends.hopper.parts import EVEN, FAR, FIXED, STREAM, between, even, fixed, parts_of, sequence, share, span, stream_slot
+from strobe.backends.hopper.scoring import LOG2_E, scored, span_of_all, visible
+from strobe.backends.hopper.sending import copy_queries, held, loading, row_offsets, send
+from strobe.layouts import Paged
+from strobe.masks import Tree, split
+from strobe.plan import Plan
+from strobe.problem import Call, Problem, key_sides
+from strobe.state import State
+from strobe.terms import Scaled
+
+LN_2 = gl.constexpr(0.6931471805599453)
+
+
+@gluon.constexpr_function
+def products(rows, columns, warps):
+    """A tile of sums of products: wgmma from 64 rows on, warps along the rows; below, warps along the columns."""
+    if rows >= 64:
+        return gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[warps, 1], instr_shape=[16, columns, 16])
+    return gl.NVMMADistributedLayout(version=[2, 0], warps_per_cta=[1, warps], instr_shape=[16, 8])
+
+
+@gluon.jit
+def add(a, b):
+    """a + b, for scans."""
+    return a + b
+
+
+@gluon.jit
+def beginning(
+    i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE: gl.constexpr, GROUP: gl.constexpr,
+    BM: gl.constexpr, BN: gl.constexpr, SPLIT: gl.constexpr, BATCH: gl.constexpr, FAR: gl.constexpr,
+):  # fmt: skip
+    """(sequence, tiles of it to skip, tiles of this program, first row, keys, position of query 0, low, high, tiles, parts; of a stream,
+    all its tiles and those before the sequence) that program i of a lane begins with."""
+    total = i * 0
+    tiles_before = i * 0
+    if SPLIT == STREAM:
+        o_b = gl.arange(0, BATCH, layout=gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
+        _, o_length, o_at = sequence(gl.minimum(o_b, B - 1), p_lengths, p_starts, p_firsts, first, S, T, FAR)
+        _, _, o_tiles = span(o_length, o_at, i_m, T, before, after, TREE, GROUP, BM, BN)
+        o_tiles = gl.where(o_b < B, o_tiles, 0)
+        total = gl.sum(o_tiles, 0)
+        u, count = share(total, i, programs)
+        i_b = gl.minimum(gl.sum((gl.associative_scan(o_tiles, 0, add) <= u).to(gl.int32), 0), B - 1)
+        tiles_before = gl.sum(gl.where(o_b < i_b, o_tiles, 0), 0)
+        skip = u - tiles_before
+    else:
+        i_b = i // splits
+    start, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
+    low, high, tiles = span(length, at, i_m, T, before, after, TREE, GROUP, BM, BN)
+    parts = i * 0 + 1
+    if SPLIT == EVEN:
+        parts, skip, count = even(tiles, i % splits, splits)
+    elif SPLIT == FIXED:
+        parts, skip, count = fixed(low, high, tiles, i % splits, BN)
+    return i_b, skip, count, start, length, at, low, high, tiles, parts, total, tiles_before
+
+
+@gluon.jit
+def begin(BM: gl.constexpr, BN: gl.constexpr, BV: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr, SIZED: gl.constexpr):
+    """(greatest score, sums of weights, weighted sums, their size) of rows that have seen no key. With warps along the keys each of a
+    thread's scores has a sum of its own until the end, since adding them up would take shared memory."""
+    b_m = gl.full([BM], float("-inf"), gl.float32, layout=gl.SliceLayout(1, S_LAYOUT))
+    if BM >= 64:
+        b_l = gl.zeros([BM], gl.float32, layout=gl.SliceLayout(1, S_LAYOUT))
+    else:
+        b_l = gl.zeros([BM, BN], gl.float32, layout=S_LAYOUT)
+    return b_m, b_l, gl.zeros([BM, BV], gl.float32, layout=O_LAYOUT), gl.to_tensor(0.0 if SIZED else 1.0)
+
+
+@gluon.jit
+def weighted(b_p, b_scale, size, SIZED: gl.constexpr):
+    """(weights times the scales of their values, what sums so far are to be multiplied with, size). bfloat16 holds them as they are; of
+    float16 they would leave the range, so sums are in units of the greatest scale so far."""
+    ratio = 1.0
+    if SIZED:
+        b_size = gl.abs(b_scale)
+        greatest = gl.maximum(size, gl.max(gl.where(b_size < float("inf"), b_size, 0.0), 0))
+        ratio = gl.where(greatest == 0.0, 1.0, size / greatest)
+        b_scale = gl.where(greatest == 0.0, 0.0, b_scale / greatest)
+        size = greatest
+    return gl.where(b_p == 0.0, 0.0, b_p * b_scale[None, :]), ratio, size
+
+
+@gluon.jit
+def tamed(
+    tile, b_acc, n, i_b, i_g, start, low, high, length, at, o_v, p_v, p_table, s_table, pages, sv_b, sv_t, sv_h, T, before, after, p_tree,
+    st_b, st_t, st_j, i_m, V: gl.constexpr, PAGE: gl.constexpr, GROUP: gl.constexpr, BN: gl.constexpr, KIND: gl.constexpr,
+    LOAD: gl.constexpr,
+):  # fmt: skip
+    """Sums [BM, BV] of rows that see the tile of values at n in part: 0 · NaN is NaN, so values that are NaN or infinity become zeros in
+    shared memory, and the rows that see them get them here, one key after another."""
+    W: gl.constexpr = tile.shape[1]
+    wild = gl.zeros([16, W], gl.int32, layout=LOAD)
+    for r in gl.static_range(0, BN, 16):  # few rows at a time, since registers are for the loop around this
+        wild = wild | not_finite(tile.slice(r, 16).load(LOAD), KIND).to(gl.int32)
+    if gl.max(gl.max(wild, 1), 0) > 0:
+        for r in gl.static_range(0, BN, 16):
+            b_units = tile.slice(r, 16).load(LOAD)
+            tile.slice(r, 16).store(gl.where(not_finite(b_units, KIND), gl.zeros_like(b_units), b_units))
+        O_LAYOUT: gl.constexpr = b_acc.type.layout
+        BM: gl.constexpr = b_acc.shape[0]
+        b_t = ((i_m * BM + gl.arange(0, BM, layout=gl.SliceLayout(1, O_LAYOUT))) // GROUP)[:, None]
+        last = gl.maximum(high - 1, 0)
+        for j in range(BN):
+            key = between(n + j, low, last)
+            base, offset = row_offsets(key, n, last, i_b, start, p_table, s_table, pages, sv_b, sv_t, PAGE, BN)
+            b_wide = gl.load(p_v + base + i_g.to(gl.int64) * sv_h + offset + o_v, mask=o_v < V, other=0.0).to(gl.float32)[None, :]
+            b_seen = visible(b_t, n + j, i_b, length, at, T, before, after, p_tree, st_b, st_t, st_j)
+            b_acc += gl.where(b_seen & (b_wide * 0.0 != 0.0), b_wide, 0.0)
+    return b_acc
+
+
+@gluon.jit
+def finish(
+    b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows,
+    GROUP: gl.constexpr, V: gl.constexpr,
+):  # fmt: skip
+    """Stores the rows of a sequence: results, or a part of them with its greatest score and its sum of weights."""
+    BM: gl.constexpr = b_acc.shape[0]
+    BV: gl.constexpr = b_acc.shape[1]
+    ROW: gl.constexpr = gl.SliceLayout(1, b_acc.type.layout)
+    b_acc *= size
+    if BM < 64:
+        b_l = gl.sum(b_l, 1)
+    b_l = gl.convert_layout(b_l, ROW)
+    b_m = gl.convert_layout(b_m, ROW)
+    o_r = gl.arange(0, BM, layout=ROW)
+    o_row = i_m * BM + o_r
+    o_h = i_g * GROUP + o_row % GROUP
+    m_row = o_row < rows
+    if parts == 1:
+        if p_sinks is not None:
+            b_sink = gl.load(p_sinks + gl.minimum(o_h, H - 1)).to(gl.float32) * LOG2_E
+            b_top = gl.maximum(b_m, b_sink)
+            b_base = gl.where(b_top == float("-inf"), 0.0, b_top)
+            b_decay = gl.exp2(b_m - b_base)
+            b_l = b_l * b_decay + gl.exp2(b_sink - b_base)
+            b_acc = gl.where((b_decay != 0.0)[:, None], b_acc * b_decay[:, None], 0.0)
+            b_m = b_top
+        some = b_l != 0.0
+        b_divisor = gl.where(some, b_l, 1.0)
+        b_out = gl.where(some[:, None], b_acc / b_divisor[:, None], 0.0)
+        o_out = (i_b.to(gl.int64) * T + o_row // GROUP) * H + o_h
+        gl.store(
+            p_out + o_out[:, None] * V + o_v[None, :], b_out.to(p_out.dtype.element_ty), mask=m_row[:, None] & (o_v < V)[None, :]
+        )  # fmt: skip
+        gl.store(p_lse + o_out, gl.where(some, (b_m + gl.log2(b_divisor)) * LN_2, float("-inf")), mask=m_row)
+    elif p_work is not None:
+        o_slot = slot.to(gl.int64) * gl.minimum(rows, BM) + o_r
+        o_column = gl.arange(0, BV, layout=gl.SliceLayout(0, b_acc.type.layout))
+        p_tops = p_work + places.to(gl.int64) * BV
+        gl.store(p_work + o_slot[:, None] * BV + o_column[None, :], b_acc, mask=m_row[:, None] & (o_column >= 0)[None, :])
+        gl.store(p_tops + o_slot, b_m, mask=m_row)
+        gl.store(p_tops + places + o_slot, b_l, mask=m_row)
+
+
+@gluon.jit(do_not_specialize=[
+    "scale", "limit", "B", "G", "T", "S", "splits", "places", "pages", "first", "before", "after", "sq_b", "sq_t", "sq_h", "sk_b", "sk_t",
+    "sk_h", "sv_b", "sv_t", "sv_h", "sx_b", "sx_t", "sx_h", "sy_b", "sy_t", "sy_h", "s_table", "s_slopes", "st_b", "st_t", "st_j",
+])  # fmt: skip
+def attend(
+    p_q, p_k, p_v, p_k_scale, p_v_scale, p_out, p_lse, p_work, p_lengths, p_starts, p_table, p_firsts, p_tree, p_slopes,
+    p_sinks, scale, limit, B, G, T, S, splits, places, pages, first, before, after, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h,
+    sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, s_table, s_slopes, st_b, st_t, st_j,
+    GROUP: gl.constexpr, D: gl.constexpr, V: gl.constexpr, BD: gl.constexpr, BV: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
+    STAGES: gl.constexpr, PAGE: gl.constexpr, KIND: gl.constexpr, SPLIT: gl.constexpr, BATCH: gl.constexpr, ALONE: gl.constexpr,
+    ALIGNED: gl.constexpr, FAR: gl.constexpr,
+):  # fmt: skip
+    """A program's tiles of keys with a tile of rows. Strides are in units of 8 numbers of 16 bits where all are ALIGNED, in numbers
+    elsewhere; ALONE: all rows of a sequence see the same keys."""
+    gdc_wait()
+    gdc_launch_dependents()  # not earlier: the merge reads the lengths before it waits, so what writes them has to have ended
+    WARPS: gl.constexpr = gl.num_warps()
+    WIDE: gl.constexpr = BM >= 64
+    EACH: gl.constexpr = 1 if KIND is None else 4 if KIND == "int4" else 2  # numbers of a unit of 16 bits
+    STEP: gl.constexpr = 8 if ALIGNED else 1
+    dtype: gl.constexpr = p_q.dtype.element_ty
+    unit: gl.constexpr = dtype if KIND is None else gl.int16
+    SIZED: gl.constexpr = p_v_scale is not None and dtype == gl.float16  # sums are in units of the greatest scale so far
+    S_LAYOUT: gl.constexpr = products(BM, BN, WARPS)
+    O_LAYOUT: gl.constexpr = products(BM, BV, WARPS)
+    QUERIES: gl.constexpr = gl.DotOperandLayout(0, S_LAYOUT, 2 * EACH)
+    KEYS: gl.constexpr = gl.DotOperandLayout(1, S_LAYOUT, 2 * EACH)
+    UNITS: gl.constexpr = gl.DotOperandLayout(1, S_LAYOUT, 2)
+    WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
+    VALUES: gl.constexpr = gl.DotOperandLayout(1, O_LAYOUT, 2)
+    LOAD_Q: gl.constexpr = loading(BD, 8, WARPS)
+    LOAD_K: gl.constexpr = loading(BD // EACH, 8, WARPS)
+    LOAD_V: gl.constexpr = loading(BV // EACH, 8, WARPS)
+    LOAD_S: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
+    ROW: gl.constexpr = gl.SliceLayout(1, S_LAYOUT)
+    COLUMN: gl.constexpr = gl.SliceLayout(0, S_LAYOUT)
+    TREE: gl.constexpr = p_tree is not None
+    WILD: gl.constexpr = not ALONE and KIND != "int8" and KIND != "int4"  # a value may be no number, and rows see different keys
+    p_k_units, p_v_units = p_k, p_v
+    if KIND is not None:
+        p_k_units = p_k.to(gl.pointer_type(gl.int16), bitcast=True)
+        p_v_units = p_v.to(gl.pointer_type(gl.int16), bitcast=True)
+
+    rows = T * GROUP
+    H = G * GROUP
+    lanes = G * ((rows + BM - 1) // BM)
+    lane = gl.program_id(0) % lanes  # a key head's programs lie next to another's, so that rows of all heads come together
+    i = gl.program_id(0) // lanes
+    i_g = lane % G
+    i_m = lane // G
+    programs = gl.num_programs(0) // lanes
+    i_b, skip, count, start, length, at, low, high, tiles, parts, total, tiles_before = beginning(
+        i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE, GROUP, BM, BN, SPLIT, BATCH, FAR
+    )  # fmt: skip
+
+    if count > 0:
+        SPARE: gl.constexpr = STAGES if SPLIT == STREAM else 0
+        q_tiles = gl.allocate_shared_memory(dtype, [SPARE + 1, BM, BD], held(BM, BD, dtype, WIDE))
+        k_tiles = gl.allocate_shared_memory(unit, [STAGES, BN, BD // EACH], held(BN, BD // EACH, unit, WIDE))
+        v_tiles = gl.allocate_shared_memory(unit, [STAGES, BN, BV // EACH], held(BN, BV // EACH, unit, WIDE))
+        plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+        k_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if p_k_scale is not None else 1], plain)
+        v_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if p_v_scale is not None else 1], plain)
+        n = (low // BN + skip) * BN
+        in_sequence = tiles - skip
+        if SPLIT != STREAM:
+            copy_queries(q_tiles.index(0), p_q, i_b, i_g, i_m, rows, rows > 0, sq_b, sq_t, sq_h, GROUP, D, LOAD_Q, ALIGNED)
+        l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = i_b, n, start, low, high, in_sequence, i * 0 + 1, i * 0, count
+        for ahead in gl.static_range(STAGES):
+            l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = send(
+                ahead, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, q_tiles, k_tiles, v_tiles, k_scales, v_scales,
+                i_g, i_m, p_q, p_k_units, p_v_units, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T, before,
+                after, s_table, pages, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, TREE,
+                GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K, LOAD_V, LOAD_S, SPLIT, ALIGNED, FAR,
+            )  # fmt: skip
+        o_row = i_m * BM + gl.arange(0, BM, layout=ROW)
+        b_t = (o_row // GROUP)[:, None]
+        b_h = (i_g * GROUP + o_row % GROUP)[:, None]
+        o_c = gl.arange(0, BV, layout=gl.SliceLayout(0, O_LAYOUT))
+        o_v = o_c % (BV // EACH) * EACH + o_c // (BV // EACH)  # the column of the result that a column of the sums is
+        b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
+        stage = 0
+        q_slot = 0
+        for step in range(count):
+            async_copy.wait_group(2 * STAGES - 1)
+            b_zeros = gl.zeros([BM, BN], gl.float32, layout=S_LAYOUT)
+            if WIDE:
+                fence_async_shared()
+                b_s = warpgroup_mma(q_tiles.index(q_slot), k_tiles.index(stage).permute((1, 0)), b_zeros, use_acc=False)
+            else:
+                b_k = keys_of(k_tiles.index(stage), KEYS, UNITS, KIND, dtype)
+                b_s = mma_v2(q_tiles.index(q_slot).load(QUERIES), b_k, b_zeros)
+            if p_k_scale is not None:
+                b_s *= k_scales.index(stage).load(COLUMN)[None, :]
+            key = (n + gl.arange(0, BN, layout=COLUMN))[None, :]
+            b_s = scored(b_s, key, b_t, b_h, i_b, at, scale, limit, p_slopes, s_slopes, H, dtype == gl.bfloat16)
+            all_low, all_high = span_of_all(length, at, i_m, T, before, after, TREE, GROUP, BM)
+            in_part = (n < all_low) | (n + BN > all_high)
+            if in_part:
+                b_s = gl.where(visible(b_t, key, i_b, length, at, T, before, after, p_tree, st_b, st_t, st_j), b_s, float("-inf"))
+            b_top = gl.maximum(b_m, gl.max(b_s, 1))
+            b_base = gl.where(b_top == float("-inf"), 0.0, b_top)  # −∞ − −∞ would be NaN
+            b_decay = gl.exp2(b_m - b_base)
+            b_p = gl.exp2(b_s - b_base[:, None])
+            b_m = b_top
+            b_l = b_l * b_decay + gl.sum(b_p, 1) if WIDE else b_l * b_decay[:, None] + b_p
+            async_copy.wait_group(2 * STAGES - 2)
+            if p_v_scale is not None:
+                b_p, ratio, size = weighted(b_p, v_scales.index(stage).load(COLUMN), size, SIZED)
+                b_decay *= ratio
+            b_acc *= gl.convert_layout(b_decay, gl.SliceLayout(1, O_LAYOUT))[:, None]
+            if WILD:
+                if in_part:
+                    b_acc = tamed(
+                        v_tiles.index(stage), b_acc, n, i_b, i_g, start, low, high, length, at, o_v, p_v, p_table, s_table, pages,
+                        sv_b * STEP * EACH, sv_t * STEP * EACH, sv_h * STEP * EACH, T, before, after, p_tree, st_b, st_t, st_j, i_m, V,
+                        PAGE, GROUP, BN, KIND, LOAD_V,
+                    )  # fmt: skip
+            b_w = gl.convert_layout(b_p.to(dtype), WEIGHTS)
+            if WIDE:
+                fence_async_shared()
+                b_acc = warpgroup_mma(b_w, v_tiles.index(stage), b_acc)
+            else:
+                b_acc = mma_v2(b_w, values_of(v_tiles.index(stage), VALUES, KIND, dtype), b_acc)
+            l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = send(
+                stage, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, q_tiles, k_tiles, v_tiles, k_scales, v_scales,
+                i_g, i_m, p_q, p_k_units, p_v_units, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T, before,
+                after, s_table, pages, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, TREE,
+                GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K, LOAD_V, LOAD_S, SPLIT, ALIGNED, FAR,
+            )  # fmt: skip
+            stage = gl.where(stage == STAGES - 1, 0, stage + 1)
+            n += BN
+            in_sequence -= 1
+            if SPLIT == STREAM:
+                if (in_sequence == 0) | (step == count - 1):
+                    first_program, parts = parts_of(tiles_before, tiles, total, programs)
+                    finish(
+                        b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, stream_slot(lane, i, i_b, programs, B), o_v, p_out, p_lse, p_work,
+                        places, p_sinks, T, H, rows, GROUP, V,
+                    )  # fmt: skip
+                    if step < count - 1:
+                        tiles_before += tiles
+                        i_b += 1
+                        start, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
+                        low, high, tiles = span(length, at, i_m, T, before, after, TREE, GROUP, BM, BN)
+                        n = low // BN * BN
+                        in_sequence = tiles
+                        q_slot = gl.where(q_slot == STAGES - 1, 0, q_slot + 1)
+                        b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
+        async_copy.wait_group(0)
+        if SPLIT != STREAM:
+            slot = (i_b * lanes + lane) * splits + i % splits
+            finish(
+                b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows, GROUP, V
+            )  # fmt: skip
+
+
+@dataclass
+class Kept:
+    """A plan's two kernels for arrays that lie alike: all their arguments that are no arrays, and their machine code once they ran."""
+
+    numbers: tuple[Any, ...]
+    constants: dict[str, Any]
+    merge_numbers: tuple[Any, ...]
+    merge_constants: dict[str, Any]
+    grids: tuple[int, int]
+    work: int  # float32 numbers of the parts' sums, then of their greatest scores, then of their sums of weights
+    decode: Any = None
+    merge: Any = None
+
+
+def launch(plan: Plan, call: Call) -> State:
+    """The state; nothing waits for the device."""
+    problem, q = plan.problem, call.q
+    assert isinstance(problem, Problem)
+    k, v = key_sides(call.keys)
+    scaled = isinstance(k, Scaled)
+    out, lse = q.new_empty((problem.B, problem.T, problem.H, problem.V)), q.new_empty(q.shape[:3], dtype=torch.float32)
+    sinks = None if call.sink is None else call.sink.logits.contiguous()
+    if not out.numel():
+        return State(out, lse)
+    sides = (k.data, v.data, k.scale, v.scale) if scaled else (k, v, None, None)
+    if not problem.S or not sides[0].shape[0]:
+        return State(out.zero_(), lse.fill_(-torch.inf) if sinks is None else lse.copy_(sinks))
+    keys = call.keys
+    lengths, starts, table = getattr(keys, "lengths", None), getattr(keys, "starts", None), getattr(keys, "table", None)
+    tree = None if call.mask.plain else next(part.visible.view(torch.uint8) for part in split(call.mask)[2] if isinstance(part, Tree))
+    slopes = None if call.alibi is None else call.alibi.slopes.contiguous()
+    firsts = call.first if isinstance(call.first, Tensor) else None
+    arrays = (q, *sides, lengths, starts, table, firsts, tree, slopes, sinks)
+    kept = _kept(plan, q.get_device(), tuple([None if x is None else (x.data_ptr() % 16, *x.stride()) for x in arrays]))
+    work = q.new_empty(kept.work, dtype=torch.float32) if kept.work else None
+    with torch.cuda.device_of(q):
+        kept.decode = _start(
+            attend, kept.decode, kept.grids[0],
+            (q, *sides, out, lse, work, lengths, starts, table, firsts, tree, slopes, sinks, *kept.numbers), kept.constants,
+        )  # fmt: skip
+        if work is not None:
+            kept.merge = _start(
+                merge_parts, kept.merge, kept.grids[1],
+                (work, out, lse, lengths, starts, firsts, sinks, *kept.merge_numbers), kept.merge_constants,
+            )  # fmt: skip
+    return State(out, lse)
+
+
+def _start(kernel: Any, made: Any, programs: int, args: tuple[Any, ...], constants: dict[str, Any]) -> Any:
+    """Starts a kernel and returns its machine code; with it, without asking again what the arguments are, which would take longer than
+    a short kernel."""
+    if made is None:
+        return kernel[(programs,)](*args, **constants, launch_pdl=True)
+    made[(programs, 1, 1)](*args, *[constants[name] for name in kernel.arg_names[len(args) :]])
+    return made
+
+
+@lru_cache(maxsize=4096)
+def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> Kept:
+    """What a plan starts with for arrays that lie so: (bytes past a multiple of 16, strides) of each."""
+    problem = plan.problem
+    assert isinstance(problem, Problem)
+    call, how = problem.call, decoding.chosen(problem, plan.machine)
+    name, each = decoding.kind(problem)
+    sides = [side.data if isinstance(side, Scaled) else side for side in key_sides(call.keys)]
+    shapes = (call.q.shape, sides[0].shape, sides[1].shape, sides[0].shape, sides[1].shape)
+    strides = [_strides(shape, found) for shape, found in zip(shapes, lie[:5], strict=True)]
+    for i in (1, 2):
+        if each > 1:  # from bytes to units of 16 bits
+            assert not any(s % 2 for s in strides[i]) and lie[i][0] % 2 == 0, "rows of narrow numbers begin at even addresses"
+            strides[i] = tuple(s // 2 for s in strides[i])
+    aligned = not any(found[0] or any(s % 8 for s in strides[i]) for i, found in enumerate(lie[:3]) if found is not None)
+    if aligned:
+        strides[:3] = [tuple(s // 8 for s in found) for found in strides[:3]]
+    before, after, rest = split(call.mask)
+    table, tree, slopes = lie[7], lie[9], lie[10]
+    node = (0, 0, 0) if tree is None else (0 if rest[0].visible.shape[0] == 1 else tree[1], *tree[2:])
+    scale, limit = problem.scale * LOG2_E.value, None
+    if call.cap is not None:
+        scale, limit = problem.scale / call.cap.limit, call.cap.limit * LOG2_E.value
+    first = max(-FAR, min(call.first, FAR)) if isinstance(call.first, int) else None
+    before, after = (None if n is None else min(n, FAR) for n in (before, after))
+    batch = 1 << max(5, (problem.B - 1).bit_length()) if how.split == "stream" else 1
+    rows = min(how.rows, problem.T * problem.group)
+    places = how.slots(problem.B) * rows
+    common = {
+        "GROUP": problem.group, "V": problem.V, "BV": decoding.padded(problem.V), "BM": how.rows, "BN": how.keys,
+        "SPLIT": {"even": EVEN, "stream": STREAM, "fixed": FIXED}[how.split].value, "BATCH": batch, "FAR": FAR,
+    }  # fmt: skip
+    numbers = (
+        scale, limit, problem.B, problem.G, problem.T, problem.S, how.parts, places, sides[0].shape[0], first, before, after,
+        *(s for found in strides for s in found), 0 if table is None else table[1],
+        0 if slopes is None or len(slopes) == 2 else slopes[1], *node,
+    )  # fmt: skip
+    constants = {
+        "D": problem.D, "BD": decoding.padded(problem.D), "STAGES": how.stages,
+        "PAGE": sides[0].shape[1] if isinstance(call.keys, Paged) else 0, "KIND": name, "ALONE": decoding.alone(problem),
+        "ALIGNED": aligned, "num_warps": how.warps,
+        "maxnreg": 255,  # or ptxas spills, so that registers are left for more programs than shared memory holds
+    }  # fmt: skip
+    at_once = 1 if how.split == "fixed" else max(4, min(64, 1 << (how.parts - 1).bit_length()))
+    each_row = 1 if problem.B * problem.G * rows <= 1024 else 4
+    merge_constants = {"TREE": tree is not None, "EACH": each, "ROWS": each_row, "AT_ONCE": max(1, at_once // each_row)}
+    grids = how.programs(problem.B), problem.B * how.lanes * decoding.tiles(rows, each_row)
+    merge_numbers = (problem.B, problem.G, problem.T, problem.S, how.parts, places, first, before, after)
+    work = places * (decoding.padded(problem.V) + 2)
+    return Kept(numbers, common | constants, merge_numbers, common | merge_constants | {"num_warps": 4}, grids, work)
+
+
+def _strides(shape: tuple[int, ...], lies: tuple[int, ...] | None) -> tuple[int, int, int]:
+    """(sequence or page, token, head), 0 where there is one of them and no step is taken."""
+    if lies is None:
+        return 0, 0, 0
+    found = tuple(0 if n == 1 else s for n, s in zip(shape[:3], lies[1:4], strict=True))
+    return found[0], found[1], found[2]

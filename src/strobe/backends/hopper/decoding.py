@@ -1,0 +1,245 @@
+"""Will the Hopper room decode it, and how are the keys cut? The half of the desk that is decode's; standard library only.
+
+    lanes    tiles of rows of key heads: G · ⌈T · group / rows⌉           programs   one wave: multiprocessors · programs each holds
+    even     B · lanes · splits programs        lengths are the same, or too short for a long one to matter
+    stream   lanes · shares programs            lengths are on the device and may differ, or an even grid would leave units idle
+    fixed    as many parts as the longest has   `invariant`: cuts at the same keys of every sequence, 16 rows always
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from strobe.answers import Offer, Refusal
+from strobe.layouts import Dense, Packed, PackedKeys, Paged
+from strobe.machine import Machine
+from strobe.masks import Tree, split
+from strobe.problem import Described, Problem, key_sides
+from strobe.terms import Scaled
+
+OLDEST = (3, 6)
+ARCH = "sm90"
+DTYPES = ("bfloat16", "float16")
+WIDEST = 256
+MOST_QUERIES = 256  # of a sequence; more are a prompt's, and another kernel's
+LONGEST = 2**26  # of products of tiles and programs, which stay below 2³¹
+SHORT = 1024  # keys: a sequence this long is over before a stream's additional parts pay (H200: 33 to 42 % slower on such batches)
+MOST_SEQUENCES = 4096  # whose lengths a program of a stream adds up in registers
+FULL = 0.9  # of the chip, that an even grid of equal lengths has to use
+# Narrow numbers: their name in the kernel, and how many lie in 16 bits.
+KINDS = {"int8": ("int8", 2), "uint8": ("int4", 4), "float8_e4m3fn": ("e4m3", 2), "float8_e5m2": ("e5m2", 2)}
+
+# (keys of a tile, tiles in flight, programs a multiprocessor holds) by rows of a tile, then by padded width: 128 KiB of keys and
+# values under way on every multiprocessor. 128 keys, 2 in flight for 16 rows of width 128 is an H200's best of nine, or within
+# 6 % of it, in each of 20 shapes (docs/rooms/hopper-decode.md); the others are the largest that do not spill.
+TILES = {
+    16: {64: (128, 4, 1), 128: (128, 2, 1), 256: (64, 2, 1)},
+    32: {64: (64, 4, 1), 128: (64, 4, 1), 256: (64, 2, 1)},
+    64: {64: (64, 4, 1), 128: (64, 4, 1), 256: (64, 2, 1)},
+    128: {64: (128, 4, 1), 128: (128, 2, 1), 256: (64, 2, 1)},
+}
+STREAM_TILES = {64: (128, 4, 1), 128: (64, 2, 1)}  # of 128 rows, whose queries of several sequences lie in shared memory too
+NARROW_TILES = {  # by numbers in 16 bits; two programs a multiprocessor, so that one converts numbers while the other waits for loads
+    (16, 2): {64: (128, 4, 2), 128: (128, 2, 2), 256: (64, 2, 2)},
+    (16, 4): {64: (128, 4, 2), 128: (128, 4, 2), 256: (64, 4, 2)},
+    (32, 2): {64: (64, 4, 2), 128: (64, 4, 2), 256: (64, 4, 1)},
+    (32, 4): {64: (64, 4, 2), 128: (64, 4, 2), 256: (64, 4, 1)},
+}
+
+# Microseconds that a kernel takes which only reads so many bytes, launched by programmatic dependent launch in a graph, and what a
+# split adds to it: both of an H200, torch 2.11, Triton 3.6, November 2026 (docs/rooms/hopper-decode.md).
+READ_US = (
+    (4.2e6, 3.02), (8.4e6, 4.22), (16.8e6, 5.97), (33.6e6, 10.01), (67e6, 18.15), (134e6, 32.6), (268e6, 62.7), (537e6, 121.8),
+    (1074e6, 240.0),
+)  # fmt: skip
+SPLIT_US = 1.9
+
+
+class Chosen(NamedTuple):
+    """How a problem is decoded."""
+
+    rows: int  # of a tile
+    keys: int  # of a tile
+    stages: int
+    warps: int
+    held: int  # programs a multiprocessor holds
+    split: str  # "even", "stream" or "fixed"
+    parts: int  # of a sequence at most; of a stream, programs a lane
+    lanes: int
+
+    def programs(self, B: int) -> int:
+        """Of the whole grid."""
+        return self.lanes * self.parts * (1 if self.split == "stream" else B)
+
+    def slots(self, B: int) -> int:
+        """Places for parts: none where each sequence is one part."""
+        if self.split == "stream":
+            return self.lanes * (self.parts + B)
+        return self.lanes * self.parts * B if self.parts > 1 else 0
+
+
+def tiles(length: int, size: int) -> int:
+    """How many tiles of a size a length takes."""
+    return -(-length // size)
+
+
+def padded(width: int) -> int:
+    """The width of a tile's rows: a power of two, and 64 at least, so that narrow ones fill a product."""
+    return max(64, 1 << (width - 1).bit_length())
+
+
+def kind(problem: Problem) -> tuple[str | None, int]:
+    """(name of the narrow numbers in the kernel, how many lie in 16 bits)."""
+    side = key_sides(problem.call.keys)[0]
+    return KINDS[side.data.dtype] if isinstance(side, Scaled) else (None, 1)
+
+
+def alone(problem: Problem) -> bool:
+    """Whether all rows of a sequence see the same keys. An invariant call says no, so that all are the same machine code."""
+    return problem.T == 1 and not _trees(problem) and not problem.invariant
+
+
+def _trees(problem: Problem) -> int:
+    """How many parts of the mask are trees."""
+    return sum(isinstance(part, Tree) for part in split(problem.call.mask)[2])
+
+
+def reach(problem: Problem, rows: int) -> int:
+    """Keys that a tile of rows may see, at most."""
+    before, after, _ = split(problem.call.mask)
+    if before is None or after is None:
+        return problem.S
+    return min(problem.S, before + after + min(problem.T, tiles(rows - 1, problem.group) + 1))
+
+
+@lru_cache(maxsize=4096)
+def chosen(problem: Problem, machine: Machine) -> Chosen:
+    """Tile and split."""
+    width, (_, each) = max(padded(problem.D), padded(problem.V)), kind(problem)
+    packed = problem.T * problem.group
+    # reading a tree takes more registers than four warps with 64 rows have
+    sizes = (16, 32) if _trees(problem) else (16, 32, 64)
+    rows = 16 if problem.invariant else next((n for n in sizes if packed <= n), 128)
+    if each > 1:  # they become operands in registers, which groups of warps do not take
+        rows = min(rows, 32)
+    even = _split(problem, machine, rows, NARROW_TILES[rows, each][width] if each > 1 else TILES[rows][width], "even")
+    if problem.invariant:
+        return even._replace(split="fixed", parts=min(_fixed_parts(problem.S), reach(problem, rows) // 256 + 2))
+    tile = STREAM_TILES.get(width) if rows == 128 else even[1:3] + even[4:5]
+    if tile is None or reach(problem, rows) <= SHORT or not 1 < problem.B <= MOST_SEQUENCES:
+        return even
+    stream = _split(problem, machine, rows, (tile[0], tile[1], tile[2]), "stream")
+    grid, room = even.programs(problem.B), machine.units * even.held
+    uneven = not isinstance(problem.call.keys, Dense) or grid < FULL * room * tiles(grid, room)
+    fits = stream.lanes <= room and tiles(problem.S, stream.keys) * problem.B * stream.parts < 2**31
+    return stream if uneven and fits else even
+
+
+def _split(problem: Problem, machine: Machine, rows: int, tile: tuple[int, int, int], how: str) -> Chosen:
+    """An even split, or a stream, over one wave of programs: no more than there are tiles."""
+    keys, stages, held = tile
+    lanes, seen = problem.G * tiles(problem.T * problem.group, rows), reach(problem, rows)
+    longest = max(1, tiles(seen, keys) + (seen < problem.S))  # where a window begins within a tile, it takes one more
+    if how == "stream":
+        parts = min(machine.units * held // max(1, lanes), longest * problem.B)
+    else:
+        parts = min(machine.units * held // max(1, lanes * problem.B), longest)
+    return Chosen(rows, keys, stages, 8 if rows == 128 else 4, held, how, max(1, parts), lanes)
+
+
+def _fixed_parts(S: int) -> int:
+    """Parts of the longest sequence at fixed cuts, as `parts.part_at` has them."""
+    last = max(S - 1, 0)
+    return 1 + (last // 256 if last < 4096 else (last + 4096) // 512 if last < 8192 else (last + 40960) // 2048)
+
+
+def read_bytes(problem: Problem) -> int:
+    """Of keys, values and scales, if every sequence is as long as the longest."""
+    _, each = kind(problem)
+    row = 2 * (problem.D + problem.V) // each + (8 if each > 1 else 0)
+    return problem.B * problem.G * reach(problem, problem.T * problem.group) * row
+
+
+def read_us(count: int) -> float:
+    """Microseconds of reading so many bytes, between those of READ_US, or beyond its ends in proportion."""
+    (low, low_us), (high, high_us) = next((pair for pair in pairwise(READ_US) if count <= pair[1][0]), (READ_US[-2], READ_US[-1]))
+    return low_us + (count - low) * (high_us - low_us) / (high - low)
+
+
+def decode(problem: Problem, machine: Machine) -> Offer | Refusal:
+    """An offer to decode on Hopper; all reasons otherwise."""
+    no = [*_machine(machine), *_problem(problem)]
+    if no:
+        return Refusal(tuple(no))
+    how = chosen(problem, machine)
+    grid, count = how.programs(problem.B), read_bytes(problem)
+    split_us = SPLIT_US if how.slots(problem.B) else 0.0
+    cuts = {
+        "even": f"{how.parts} equal part(s) a sequence",
+        "stream": f"{how.parts} even share(s) of all sequences' tiles a head",
+        "fixed": f"cuts at fixed keys, {how.parts} part(s) at most",
+    }[how.split]
+    waves = grid / (machine.units * how.held)
+    why = f"{problem.T * problem.group} row(s) a key head; {cuts}; {grid} program(s), {waves:.2f} wave(s); {count / 1e6:.1f} MB"
+    if how.rows == 16 and not problem.scaled:  # what those figures were measured with
+        why += f", {read_us(count) + split_us:.1f} µs predicted"
+    rows = min(how.rows, problem.T * problem.group)
+    return Offer("decode", why, (how.rows, how.keys), how.parts, how.slots(problem.B) * rows * (padded(problem.V) + 2) * 4)
+
+
+def _machine(machine: Machine) -> list[str]:
+    no = []
+    if machine.arch != ARCH:
+        no.append(f"needs {ARCH}; this is {machine.arch}")
+    if machine.triton is None:
+        no.append("Triton is not installed: pip install triton")
+    elif machine.triton < OLDEST:
+        found, oldest = (".".join(map(str, version)) for version in (machine.triton, OLDEST))
+        no.append(f"needs Triton {oldest} or newer; this is {found}")
+    return no
+
+
+def _problem(problem: Problem) -> list[str]:
+    call, no = problem.call, []
+    if problem.verb != "attention":
+        no.append(f"decode offers forward attention only; this is {problem.verb}")
+    if problem.dtype not in DTYPES:
+        no.append(f"dtypes are {', '.join(DTYPES)}; got {problem.dtype}")
+    widths = dict.fromkeys((problem.D, problem.V))
+    no += [f"widths are multiples of 8 up to {WIDEST}; got {n}" for n in widths if n % 8 or not 0 < n <= WIDEST]
+    if isinstance(call.q, Packed):
+        no.append("decode has the same number of queries a sequence; these are packed")
+    if isinstance(call.keys, PackedKeys):
+        no.append("decode reads dense keys, ranges and pages; these are packed")
+    if problem.T > MOST_QUERIES and not problem.invariant:
+        no.append(f"decode is for at most {MOST_QUERIES} queries a sequence; got {problem.T}")
+    rest = split(call.mask)[2]
+    no += [f"masks are Causal, Window and Tree; got {type(part).__name__}" for part in rest if not isinstance(part, Tree)]
+    if _trees(problem) > 1:
+        no.append(f"one Tree a mask; got {_trees(problem)}")
+    no += [f"decode has no {name}" for name in ("bias", "dropout") if getattr(call, name) is not None]
+    no += _keys(problem)
+    return no
+
+
+def _keys(problem: Problem) -> list[str]:
+    keys, no = problem.call.keys, []
+    if problem.S >= LONGEST:
+        no.append(f"sequences have fewer than 2²⁶ keys; got {problem.S}")
+    if isinstance(keys, Paged) and not 1 <= (_data(keys.keys).shape[1]) <= 1024:
+        no.append(f"pages have 1 to 1,024 tokens; got {_data(keys.keys).shape[1]}")
+    if problem.scaled:
+        dtypes = [side.data.dtype if isinstance(side, Scaled) else side.dtype for side in key_sides(keys)]
+        if dtypes[0] != dtypes[1]:
+            no.append(f"keys and values with scales are of one dtype; got keys of {dtypes[0]}, values of {dtypes[1]}")
+        if problem.invariant and problem.dtype == "float16":
+            no.append("sums of narrow values in float16 are in units of the greatest scale, which a neighbour may have")
+    return no
+
+
+def _data(side: object) -> Described:
+    found = side.data if isinstance(side, Scaled) else side
+    assert isinstance(found, Described)
+    return found

@@ -1,0 +1,97 @@
+"""Narrow keys and values on the device: int8, int4 and float8 of shared memory become operands of 16-bit products.
+
+They are read in units of 16 bits, the least that a warp's matrix loads move: two int8 or float8 numbers, or four of int4. A thread then
+holds a unit of two neighbouring keys, and takes them apart with byte permutations; `ldmatrix.trans` could not split a byte column.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+INT8 = gl.constexpr("int8")
+INT4 = gl.constexpr("int4")
+E4M3 = gl.constexpr("e4m3")
+E5M2 = gl.constexpr("e5m2")
+
+
+@gluon.constexpr_function
+def widening(kind, half):
+    """PTX that makes 16-bit floats of two units of 16 bits, each of two int8 or float8 or four int4 numbers: register j holds number j
+    of both. Whole numbers become the last bits of a float of the right size, from which that size is subtracted: exact, and no slow
+    conversion. float8 goes through float16, which holds every one of its numbers."""
+    if kind == "int4":
+        size = "0x64086408" if half else "0x43084308"  # 1,024 + 8 or 128 + 8, twice; bit 3 is turned, so that −8 … 7 count from 0
+        minus = "sub.rn.f16x2" if half else "sub.rn.bf16x2"
+        each = "".join(f" shr.u32 y, $4, {4 * j}; lop3.b32 y, y, 0x000F000F, c, 0x6A; {minus} ${j}, y, c;" for j in range(4))
+        return "{ .reg .b32 y, c; mov.b32 c, " + size + ";" + each + " }"
+    if kind == "int8" and half:
+        return (
+            "{ .reg .b32 y, c, d; mov.b32 c, 0x64646464; mov.b32 d, 0x64806480; xor.b32 y, $2, 0x80808080;"
+            " prmt.b32 $0, y, c, 0x4240; prmt.b32 $1, y, c, 0x4341; sub.rn.f16x2 $0, $0, d; sub.rn.f16x2 $1, $1, d; }"
+        )
+    if kind == "int8":
+        each = "".join(f" prmt.b32 a{i}, y, c, 0x744{i}; mov.b32 f{i}, a{i}; sub.rn.f32 f{i}, f{i}, 0f4B000080;" for i in range(4))
+        return (
+            "{ .reg .b32 y, c, a0, a1, a2, a3; .reg .f32 f0, f1, f2, f3; mov.b32 c, 0x4B000000; xor.b32 y, $2, 0x80808080;"
+            + each + " cvt.rn.bf16x2.f32 $0, f2, f0; cvt.rn.bf16x2.f32 $1, f3, f1; }"
+        )  # fmt: skip
+    start = "{ .reg .b32 y; .reg .b16 a, b; prmt.b32 y, $2, 0, 0x3120; mov.b32 {a, b}, y;"
+    start += f" cvt.rn.f16x2.{kind}x2 $0, a; cvt.rn.f16x2.{kind}x2 $1, b;"
+    if half:
+        return start + " }"
+    each = "".join(
+        f" mov.b32 {{a, b}}, ${j}; cvt.f32.f16 f0, a; cvt.f32.f16 f1, b; cvt.rn.bf16x2.f32 ${j}, f1, f0;" for j in range(2)
+    )  # fmt: skip
+    return start + " { .reg .f32 f0, f1;" + each + " } }"
+
+
+@gluon.jit
+def widened(b_units, KIND: gl.constexpr, dtype: gl.constexpr):
+    """[…, 2 or 4] numbers of units of 16 bits."""
+    PTX: gl.constexpr = widening(KIND, dtype == gl.float16)
+    if KIND == INT4:
+        a, b, c, d = gl.inline_asm_elementwise(
+            PTX, "=&r,=&r,=&r,=&r,r", [b_units], dtype=(gl.int16, gl.int16, gl.int16, gl.int16), is_pure=True, pack=2
+        )  # fmt: skip
+        both = gl.join(gl.join(a, c), gl.join(b, d))  # […, b or d, odd]: numbers 0 and 1, 2 and 3
+        bits = gl.reshape(both, [both.shape[0], both.shape[1], 4])
+    else:
+        a, b = gl.inline_asm_elementwise(PTX, "=&r,=&r,r", [b_units], dtype=(gl.int16, gl.int16), is_pure=True, pack=2)
+        bits = gl.join(a, b)
+    return bits.to(dtype, bitcast=True)
+
+
+@gluon.jit
+def keys_of(tile, LB: gl.constexpr, UNITS: gl.constexpr, KIND: gl.constexpr, dtype: gl.constexpr):
+    """[BD, BN] keys of a tile of shared memory as a second operand."""
+    if KIND is None:
+        b_k = tile.permute((1, 0)).load(LB)
+    else:
+        b_numbers = widened(tile.permute((1, 0)).load(UNITS), KIND, dtype).permute((0, 2, 1))
+        b_k = gl.convert_layout(b_numbers.reshape([b_numbers.shape[0] * b_numbers.shape[1], b_numbers.shape[2]]), LB)
+    return b_k
+
+
+@gluon.jit
+def values_of(tile, LB: gl.constexpr, KIND: gl.constexpr, dtype: gl.constexpr):
+    """[BN, BV] values of a tile of shared memory as a second operand; of narrow ones the first numbers of all units come first, then
+    the second ones, since a thread holds one column of units."""
+    if KIND is None:
+        b_v = tile.load(LB)
+    else:
+        b_numbers = widened(tile.load(LB), KIND, dtype).permute((0, 2, 1))
+        b_v = gl.convert_layout(b_numbers.reshape([b_numbers.shape[0], b_numbers.shape[1] * b_numbers.shape[2]]), LB)
+    return b_v
+
+
+@gluon.jit
+def not_finite(b_units, KIND: gl.constexpr):
+    """Which units hold NaN or infinity: bits of 16-bit floats, or of two float8 numbers."""
+    if KIND is None:
+        wide = b_units.to(gl.float32)
+        found = wide * 0.0 != 0.0  # NaN and infinity times zero
+    else:
+        least: gl.constexpr = 0x7F if KIND == E4M3 else 0x7C
+        found = ((b_units & 0x7F) >= least) | (((b_units >> 8) & 0x7F) >= least)
+    return found
