@@ -16,6 +16,7 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -427,10 +428,18 @@ def words() -> dict[str, Any]:
         "tma": SimpleNamespace(store_wait=store_wait), "fetch": fetch, "write_back": write_back, "barrier": lambda: None,
         "fence_async_shared": lambda: None, "warpgroup_mma": warpgroup_mma, "warpgroup_mma_wait": warpgroup_mma_wait,
     }  # fmt: skip
+    for code in _codes():
+        exec(code, found)  # noqa: S102 — the room's own files
+    return found
+
+
+@lru_cache(maxsize=1)
+def _codes() -> list[Any]:
+    found = []
     for file in FILES:
         tree = ast.parse((ROOM / file).read_text())
         tree.body = [node for node in tree.body if not _foreign(node)]
-        exec(compile(tree, file, "exec", __future__.annotations.compiler_flag, dont_inherit=True), found)  # noqa: S102 — the room's own files
+        found.append(compile(tree, file, "exec", __future__.annotations.compiler_flag, dont_inherit=True))
     return found
 
 

@@ -113,7 +113,7 @@ def channel(array, SLOTS: gl.constexpr, LANES: gl.constexpr, RECEIVERS: gl.const
     return Channel(tiles, barriers(SLOTS * LANES, 1), barriers(SLOTS * LANES, RECEIVERS), SLOTS, LANES)
 
 
-NUMBERS = gl.constexpr(16)  # of a job
+NUMBERS = gl.constexpr(17)  # of a job
 
 
 @aggregate

@@ -21,20 +21,20 @@ class Tile:
     groups      warpgroups of 64 rows each, which share the blocks
     slots       blocks of keys, and of values, in flight
     turns       tiles of queries in shared memory: with two, the next one comes while the last one runs
-    registers   of a thread of a warpgroup, and of the warp that loads
+    registers   of a thread of each warpgroup but the first, which has the rest, and of the warp that loads
     """
 
     keys: int
     groups: int
     slots: int
     turns: int
-    registers: tuple[int, int]
+    registers: tuple[int, ...]
 
 
 TILES = {
-    64: Tile(128, 2, 2, 2, (232, 40)),
-    128: Tile(128, 2, 2, 2, (232, 40)),
-    256: Tile(64, 2, 2, 1, (232, 40)),
+    64: Tile(128, 3, 2, 2, (160, 160, 24)),
+    128: Tile(128, 2, 2, 2, (224, 56)),
+    256: Tile(64, 2, 2, 1, (240, 24)),
 }
 
 

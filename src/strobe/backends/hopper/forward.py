@@ -43,6 +43,10 @@ HIGH = gl.constexpr(9)
 K_BATCH = gl.constexpr(10)
 K_HEAD = gl.constexpr(11)
 K_FIRST = gl.constexpr(12)  # first key of the sequence, as a row of its array
+ROW = gl.constexpr(13)  # place of the first row's lse
+HEADS = gl.constexpr(14)  # the same in every job, as what follows: on the board they take no registers
+BEFORE = gl.constexpr(15)
+AFTER = gl.constexpr(16)
 
 
 @gluon.constexpr_function
@@ -59,7 +63,7 @@ def weights(width):
 
 @gluon.jit
 def produce(
-    q, k, v, queries, keys, values, jobs, counter, T, S, units, section, units_of, group, offsets, starts, lengths, firsts, first, prefix,
+    q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts, first, prefix,
     prefixes, listed, count, before, after, form: gl.constexpr,
 ):  # fmt: skip
     """One warp: takes tiles until there are none."""
@@ -127,6 +131,10 @@ def produce(
         jobs.put(turn, K_BATCH, k_batch)
         jobs.put(turn, K_HEAD, k_head)
         jobs.put(turn, K_FIRST, k_first)
+        jobs.put(turn, ROW, (batch * T + token) * H + head)
+        jobs.put(turn, HEADS, H)
+        jobs.put(turn, BEFORE, before)
+        jobs.put(turn, AFTER, after)
         jobs.show(turn)
         for lane in gl.static_range(GROUPS):
             to_queries.send(q, batch, token + lane * form.tokens, head, turn, lane)
@@ -221,15 +229,44 @@ def advance(
 
 
 @gluon.jit
-def passed(b_q, keys, values, step, low, high, full_low, full_high, b_first, b_last, scale, inner, dtype: gl.constexpr, form: gl.constexpr):
-    """(greatest score, sum of weights, weighted sum) of the rows over blocks low … high − 1; step is that of the first."""
+def seen(jobs, turn, GROUP: gl.constexpr, form: gl.constexpr):
+    """(first keys, last keys) that the rows of a warpgroup see, and its blocks (low, high, full low, full high)."""
+    skipped: gl.constexpr = GROUP * form.tokens
+    position = jobs.get(turn, POSITION) + skipped
+    length = jobs.get(turn, LENGTH)
+    prefix = jobs.get(turn, PREFIX)
+    before = jobs.get(turn, BEFORE)
+    after = jobs.get(turn, AFTER)
+    low, high, full_low, full_high = blocks_of_group(
+        position, jobs.get(turn, QUERIES) - skipped, length, prefix, before, after, jobs.get(turn, LOW), jobs.get(turn, HIGH), form
+    )
+    b_position = position + gl.arange(0, 64, layout=gl.SliceLayout(1, products(form.tile.keys))) // form.pack
+    return b_position - before, last_seen(b_position, length, prefix, after, form), low, high, full_low, full_high
+
+
+@gluon.jit
+def skip(keys, values, step, blocks):
+    """Lets blocks go that only another warpgroup reads."""
+    for _ in range(blocks):
+        keys.skip(step)
+        values.skip(step)
+        step += 1
+    return step
+
+
+@gluon.jit
+def passed(q, keys, values, jobs, turn, step, scale, inner, GROUP: gl.constexpr, form: gl.constexpr):
+    """(greatest score, sum of weights, weighted sum, next step) of the rows over the blocks they see."""
+    b_first, b_last, low, high, full_low, full_high = seen(jobs, turn, GROUP, form)
+    step = skip(keys, values, step, jobs.get(turn, HIGH) - high)
+    b_q = q.reshape([64, form.width])
     b_s = score(b_q, keys.wait(step), form)
     b_s = warpgroup_mma_wait(0, [b_s])
     keys.release(step)
     b_s = masked(capped(b_s, inner, form), high - 1, b_first, b_last, form)
     b_m = gl.full([64], float("-inf"), gl.float32, layout=gl.SliceLayout(1, products(form.tile.keys)))
     b_w, b_m, b_l, _ = weigh(b_s, b_m, gl.zeros_like(b_m), scale)
-    b_p = gl.convert_layout(b_w.to(dtype), weights(form.value_width), assert_trivial=True)
+    b_p = gl.convert_layout(b_w.to(q.dtype), weights(form.value_width), assert_trivial=True)
     b_o = gl.full([64, form.value_width], 0.0, gl.float32, layout=products(form.value_width))
     if form.after or form.prefix:
         for i in range(high - 1 - full_high):
@@ -250,7 +287,7 @@ def passed(b_q, keys, values, step, low, high, full_low, full_high, b_first, b_l
     b_o = warpgroup_mma(b_p, b_v, b_o, is_async=True)
     b_o = warpgroup_mma_wait(0, [b_o])
     values.release(step)
-    return b_m, b_l, b_o
+    return b_m, b_l, b_o, step + 1
 
 
 @gluon.jit
@@ -260,13 +297,14 @@ def finite(b_x):
 
 
 @gluon.jit
-def carefully(q, b_m, jobs, turn, rows, b_first, b_last, low, high, scale, inner, form: gl.constexpr):
+def carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form: gl.constexpr):
     """The weighted sum again, one key after another, so that NaN among the values reaches only the rows that see it."""
     k_layout: gl.constexpr = products(form.width)
     v_layout: gl.constexpr = products(form.value_width)
     o_d = gl.arange(0, form.width, layout=gl.SliceLayout(0, k_layout))
     o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, v_layout))
     b_base = gl.convert_layout(gl.where(b_m == float("-inf"), 0.0, b_m) * scale, gl.SliceLayout(1, v_layout))
+    b_first, b_last, low, high, _, _ = seen(jobs, turn, GROUP, form)
     b_first = gl.convert_layout(b_first, gl.SliceLayout(1, v_layout))
     b_last = gl.convert_layout(b_last, gl.SliceLayout(1, v_layout))
     p_k, k_step = rows.of(0, jobs.get(turn, K_BATCH), jobs.get(turn, K_FIRST), jobs.get(turn, K_HEAD), q.dtype)
@@ -275,10 +313,13 @@ def carefully(q, b_m, jobs, turn, rows, b_first, b_last, low, high, scale, inner
     for n in range(low * form.tile.keys, gl.minimum(high * form.tile.keys, jobs.get(turn, LENGTH))):
         b_k = gl.load(p_k + n * k_step + o_d, mask=o_d < form.D, other=0.0).to(gl.float32)
         b_v = gl.load(p_v + n * v_step + o_v, mask=o_v < form.V, other=0.0).to(gl.float32)
-        b_s = gl.convert_layout(gl.sum(q.load(k_layout).to(gl.float32) * b_k[None, :], 1), gl.SliceLayout(1, v_layout))
+        b_s = gl.convert_layout(gl.sum(q.reshape([64, form.width]).load(k_layout).to(gl.float32) * b_k[None, :], 1), gl.SliceLayout(1, v_layout))
         b_p = gl.exp2(capped(b_s, inner, form) * scale - b_base)
         b_part = gl.where(finite(b_v)[None, :], b_p[:, None] * b_v[None, :], b_v[None, :])
-        b_o += gl.where(((b_first <= n) & (n <= b_last))[:, None], b_part, 0.0)
+        b_seen = b_last >= n
+        if form.before:
+            b_seen = b_seen & (b_first <= n)
+        b_o += gl.where(b_seen[:, None], b_part, 0.0)
     return b_o
 
 
@@ -301,7 +342,7 @@ def finished(b_m, b_l, b_o, sink, o_head, m_row, scale, form: gl.constexpr):
 
 @gluon.jit
 def consume(
-    GROUP: gl.constexpr, o, out, lse, sink, rows, queries, keys, values, jobs, T, H, before, after, scale, inner, form: gl.constexpr,
+    GROUP: gl.constexpr, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form: gl.constexpr,
 ):  # fmt: skip
     """A warpgroup: the rows 64 · GROUP … of each tile."""
     mine = Consumer(queries, GROUP)
@@ -313,44 +354,23 @@ def consume(
     turn = 0
     jobs.wait(turn)
     while jobs.get(turn, MORE) != 0:
-        position = jobs.get(turn, POSITION) + skipped
-        length = jobs.get(turn, LENGTH)
-        prefix = jobs.get(turn, PREFIX)
-        tile_low = jobs.get(turn, LOW)
-        tile_high = jobs.get(turn, HIGH)
-        left = jobs.get(turn, QUERIES) - skipped
-        low, high, full_low, full_high = blocks_of_group(position, left, length, prefix, before, after, tile_low, tile_high, form)
-        b_position = position + o_row // form.pack
-        b_last = last_seen(b_position, length, prefix, after, form)
-        b_first = b_position * 0
-        if form.before:
-            b_first = b_position - before
-
-        for _ in range(high, tile_high):
-            from_keys.skip(step)
-            from_values.skip(step)
-            step += 1
         q = mine.wait(turn)
-        b_m, b_l, b_o = passed(
-            q.reshape([64, form.width]), from_keys, from_values, step, low, high, full_low, full_high, b_first, b_last, scale, inner,
-            q.dtype, form,
-        )  # fmt: skip
-        step += high - low
-        for _ in range(tile_low, low):
-            from_keys.skip(step)
-            from_values.skip(step)
-            step += 1
+        b_m, b_l, b_o, step = passed(q, from_keys, from_values, jobs, turn, step, scale, inner, GROUP, form)
+        if form.before:
+            _, _, low, _, _, _ = seen(jobs, turn, GROUP, form)
+            step = skip(from_keys, from_values, step, low - jobs.get(turn, LOW))
         if form.unseen:
             if gl.max(gl.max((finite(b_o) == 0).to(gl.int32), 1), 0) > 0:
-                b_o = carefully(q.reshape([64, form.width]), b_m, jobs, turn, rows, b_first, b_last, low, high, scale, inner, form)
+                b_o = carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP, form)
 
         batch = jobs.get(turn, BATCH)
         token = jobs.get(turn, TOKEN) + skipped
         head = jobs.get(turn, HEAD)
         o_head = head + o_row % form.pack
+        left = jobs.get(turn, QUERIES) - skipped
         m_row = o_row // form.pack < left
         b_o, b_lse = finished(b_m, b_l, b_o, sink, o_head, m_row, scale, form)
-        o_lse = (batch * T + token + o_row // form.pack) * H + o_head
+        o_lse = jobs.get(turn, ROW) + (skipped + o_row // form.pack) * jobs.get(turn, HEADS) + o_row % form.pack
         gl.store(lse + o_lse, b_lse * LN_2, mask=m_row)
         if form.packed and left < form.tokens:  # the next rows are another sequence's
             o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, products(form.value_width)))
@@ -381,14 +401,25 @@ def attend(
     jobs = board(form.tile.groups)
     rows = addresses(k_data, k_strides, v_data, v_strides, form)
     fence_async_shared()
-    gl.warp_specialize([
-        (consume, (0, o, out, lse, sink, rows, queries, keys, values, jobs, T, H, before, after, scale, inner, form)),
-        (consume, (1, o, out, lse, sink, rows, queries, keys, values, jobs, T, H, before, after, scale, inner, form)),
-        (produce, (
-            q, k, v, queries, keys, values, jobs, counter, T, S, units, section, units_of, group, offsets, starts, lengths, firsts, first,
-            prefix, prefixes, listed, count, before, after, form,
-        )),
-    ], [4, 1], form.tile.registers)  # fmt: skip
+    if form.tile.groups == 2:
+        gl.warp_specialize([
+            (consume, (0, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
+            (consume, (1, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
+            (produce, (
+                q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
+                first, prefix, prefixes, listed, count, before, after, form,
+            )),
+        ], [4, 1], form.tile.registers)  # fmt: skip
+    else:
+        gl.warp_specialize([
+            (consume, (0, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
+            (consume, (1, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
+            (consume, (2, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
+            (produce, (
+                q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
+                first, prefix, prefixes, listed, count, before, after, form,
+            )),
+        ], [4, 4, 1], form.tile.registers)  # fmt: skip
 
 
 def launch(plan: Plan, call: Call) -> State:
