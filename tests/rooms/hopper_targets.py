@@ -22,6 +22,7 @@ import torch
 import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import make_backend
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import create_function_from_signature
@@ -35,6 +36,7 @@ from strobe.plan import plan
 from strobe.problem import Call, check
 
 TARGET = GPUTarget("cuda", 90, 32)
+STACK = re.compile(r"\b(LDL|STL)\b")
 B, T, H = 2, 4096, 16
 
 
@@ -45,7 +47,7 @@ class Compiled(NamedTuple):
     kernel: str
     tile: tuple[int, int]
     registers: int
-    spills: int  # bytes stored and loaded on the stack
+    spills: int  # accesses to the stack, anywhere
     shared: int
     products: int  # HGMMA
     loops: list[tuple[int, int]]  # (products, accesses to the stack) of each innermost loop with products
@@ -95,15 +97,14 @@ def compiled(what: str, kernel: Any, args: tuple[Any, ...], named: dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         source, code = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
         source.write_text(made.asm["ptx"])
-        command = [knobs.nvidia.ptxas.path, "-v", "--gpu-name=sm_90a", str(source), "-o", str(code)]
+        command = [get_ptxas(90).path, "-v", "--gpu-name=sm_90a", str(source), "-o", str(code)]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
         code.write_bytes(made.asm["cubin"])
         sass = subprocess.run([knobs.nvidia.cuobjdump.path, "-sass", str(code)], capture_output=True, text=True, check=True).stdout
-    spills = _number(r"(\d+) bytes spill stores", said) + _number(r"(\d+) bytes spill loads", said)
     form = named.get("form")
     tile = (form.rows, form.tile.keys) if form else (1, 1)
     serial = "C7510" in said or "C7512" in said
-    registers = _number(r"Used (\d+) registers", said)
+    registers, spills = _number(r"Used (\d+) registers", said), len(STACK.findall(sass))
     return Compiled(what, kernel.__name__, tile, registers, spills, made.metadata.shared, sass.count("HGMMA"), loops(sass), serial)
 
 
@@ -115,7 +116,8 @@ def _number(pattern: str, text: str) -> int:
 def loops(sass: str) -> list[tuple[int, int]]:
     """(products, accesses to the stack) of each innermost loop that has products."""
     lines = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)]
-    jumps = [(int(found[1], 16), at) for at, text in lines if (found := re.search(r"BRA (?:\S+, )?`?\(?0x([0-9a-f]+)", text))]
+    # a loop asks whether it goes on; jumps back that ask nothing come from waits, which the assembler moves behind the code
+    jumps = [(int(found[1], 16), at) for at, text in lines if (found := re.match(r"@\S+ BRA (?:\S+, )?0x([0-9a-f]+)", text))]
     back = [(low, high) for low, high in jumps if low < high]
     found = []
     for low, high in back:
@@ -123,7 +125,7 @@ def loops(sass: str) -> list[tuple[int, int]]:
         products = sum("HGMMA" in text for text in inside)
         nested = any((a, b) != (low, high) and low <= a and b <= high and any("HGMMA" in t for at, t in lines if a <= at <= b) for a, b in back)
         if products and not nested:
-            found.append((products, sum("LDL" in text or "STL" in text for text in inside)))
+            found.append((products, sum(STACK.search(text) is not None for text in inside)))
     return found
 
 
@@ -134,11 +136,16 @@ def every(words: list[str]) -> Iterator[Compiled]:
     """The kernels whose names have the words."""
     for what, call in calls().items():
         if (what in FEW) if words == ["few"] else all(word in what for word in words):
-            begun: list[tuple[Any, ...]] = []
-            with patch.object(forward, "start", lambda kernel, _, args, named, __: begun.append((kernel, args, named))):
-                forward.launch(plan(check(_described(call)), Machine.named("h200"), "hopper"), call)
-            for kernel, args, named in begun:
+            for kernel, args, named in started(call):
                 yield compiled(what, kernel, args, named)
+
+
+def started(call: Call) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+    """(kernel, arguments, named ones) of each start of a call."""
+    found: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+    with patch.object(forward, "start", lambda kernel, _, args, named, __: found.append((kernel, args, named))):
+        forward.launch(plan(check(_described(call)), Machine.named("h200"), "hopper"), call)
+    return found
 
 
 if __name__ == "__main__":

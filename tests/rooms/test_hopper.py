@@ -16,13 +16,13 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from strobe import Alibi, Causal, Dense, Documents, Dropout, Full, Invalid, Mask, Packed, Paged, Prefix, Ranged, Scaled, Sink, SoftCap, Unsupported, Window, using
+from strobe import Alibi, Causal, Dense, Documents, Dropout, Full, Invalid, Mask, Paged, Prefix, Scaled, Unsupported, Window, using
 from strobe.answers import Offer, Refusal
 from strobe.backends.hopper.forms import SHARED_BYTES, TILES, Form, form, packable, section
 from strobe.backends.hopper.offer import offer
 from strobe.faces.torch import _described
 from strobe.layouts import Dense as Keys
-from strobe.layouts import PackedKeys
+from strobe.masks import Grid, split
 from strobe.machine import KNOWN, Machine, installed_triton
 from strobe.plan import Plan, plan
 from strobe.problem import Call, Problem, check, key_sides
@@ -139,8 +139,6 @@ def forms(tile_keys: int = 8, groups: int = 2) -> Iterator[tuple[Form, Mask]]:
 
 def numbers(mask: Mask) -> tuple[int, int, int]:
     """(before, after, prefix) of a mask as a kernel takes them."""
-    from strobe.masks import split
-
     before, after, rest = split(mask)
     return before or 0, after or 0, next((part.length for part in rest if isinstance(part, Prefix)), 0)
 
@@ -149,7 +147,7 @@ def numbers(mask: Mask) -> tuple[int, int, int]:
 def test_blocks_hold_what_is_seen_and_unmasked_ones_are_seen_whole(made: Form, mask: Mask) -> None:
     room, draw = words(), random.Random(0)
     before, after, prefix = numbers(mask)
-    for _ in range(60):
+    for _ in range(20):
         queries, length, first = draw.randint(1, 300), draw.choice((0, 1, 7, 8, 9, draw.randint(0, 200))), draw.randint(-40, 150)
         for tile in range(-(-queries // made.all_tokens)):
             done = tile * made.all_tokens
@@ -171,8 +169,6 @@ def test_blocks_hold_what_is_seen_and_unmasked_ones_are_seen_whole(made: Form, m
 
 
 def allowed(mask: Mask, query: int, key: int) -> bool:
-    from strobe.masks import Grid
-
     return bool(mask.allows(Grid(query=query, key=key)))
 
 
@@ -360,7 +356,10 @@ def test_kernels_compile_for_sm90_without_a_gpu() -> None:
     attend = [line for line in lines if line["kernel"] == "attend"]
     assert len(attend) == 4 and len(lines) == 5
     for line in attend:
-        print(f"{line['what']:40} {line['registers']:4} registers, {line['spills']:4} spills, {line['shared']:7} B, loops {line['loops']}")
+        print(f"{line['what']:40} {line['registers']:4} registers, {line['spills']:4} stack accesses, {line['shared']:7} B, loops {line['loops']}")
         assert not line["serialized"]
         assert line["shared"] <= SHARED_BYTES
-        assert line["loops"] and all(on_stack == 0 for _, on_stack in line["loops"])
+        made = form(problem(D=64 if "D 64" in line["what"] else 128))
+        each = made.width // 16 + made.tile.keys // 16  # products of one block: scores, and the weighted sum
+        assert line["loops"] and all(found == [each, 0] for found in line["loops"])
+        assert line["spills"] == 0 or "D 64" in line["what"]  # there a few, at the end of a tile

@@ -63,8 +63,8 @@ def weights(width):
 
 @gluon.jit
 def produce(
-    q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts, first, prefix,
-    prefixes, listed, count, before, after, form: gl.constexpr,
+    q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts, first,
+    prefix, prefixes, listed, count, before, after, form: gl.constexpr,
 ):  # fmt: skip
     """One warp: takes tiles until there are none."""
     GROUPS: gl.constexpr = form.tile.groups
@@ -313,7 +313,8 @@ def carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form:
     for n in range(low * form.tile.keys, gl.minimum(high * form.tile.keys, jobs.get(turn, LENGTH))):
         b_k = gl.load(p_k + n * k_step + o_d, mask=o_d < form.D, other=0.0).to(gl.float32)
         b_v = gl.load(p_v + n * v_step + o_v, mask=o_v < form.V, other=0.0).to(gl.float32)
-        b_s = gl.convert_layout(gl.sum(q.reshape([64, form.width]).load(k_layout).to(gl.float32) * b_k[None, :], 1), gl.SliceLayout(1, v_layout))
+        b_q = q.reshape([64, form.width]).load(k_layout).to(gl.float32)
+        b_s = gl.convert_layout(gl.sum(b_q * b_k[None, :], 1), gl.SliceLayout(1, v_layout))
         b_p = gl.exp2(capped(b_s, inner, form) * scale - b_base)
         b_part = gl.where(finite(b_v)[None, :], b_p[:, None] * b_v[None, :], b_v[None, :])
         b_seen = b_last >= n
