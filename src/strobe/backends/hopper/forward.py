@@ -198,9 +198,9 @@ def score(b_q, b_k, form: gl.constexpr):
 
 
 @gluon.jit
-def weigh(b_s, b_m, b_l, scale):
-    """(weights, greatest score, sum of weights, what the old sums are worth) after the scores of a block."""
-    b_top = gl.maximum(b_m, gl.max(b_s, 1))
+def weigh(b_s, b_greatest, b_m, b_l, scale):
+    """(weights, greatest score, sum of weights, what the old sums are worth) after the scores of a block and their greatest."""
+    b_top = gl.maximum(b_m, b_greatest)
     b_base = gl.where(b_top == float("-inf"), 0.0, b_top) * scale  # −∞ − −∞ would be NaN
     b_p = gl.exp2(b_s * scale - b_base[:, None])
     b_decay = gl.exp2(b_m * scale - b_base)
@@ -209,18 +209,24 @@ def weigh(b_s, b_m, b_l, scale):
 
 @gluon.jit
 def advance(
-    b_q, b_p, b_m, b_l, b_o, keys, values, step, block, b_first, b_last, scale, inner, MASKED: gl.constexpr, form: gl.constexpr,
+    b_q, b_p, b_m, b_l, b_o, keys, values, step, block, whole, b_first, b_last, scale, inner, form: gl.constexpr,
 ):  # fmt: skip
-    """One block on: the block before gets its values while this one gets its scores."""
+    """One block on: the block before gets its values while this one, masked unless it is seen whole, gets its scores."""
     b_s = score(b_q, keys.wait(step + 1), form)
     b_v = values.wait(step).reshape([form.tile.keys, form.value_width])
     b_o = warpgroup_mma(b_p, b_v, b_o, is_async=True)
     b_s = warpgroup_mma_wait(1, [b_s])
     keys.release(step + 1)
     b_s = capped(b_s, inner, form)
-    if MASKED:
-        b_s = masked(b_s, block, b_first, b_last, form)
-    b_w, b_m, b_l, b_decay = weigh(b_s, b_m, b_l, scale)
+    if form.before or form.after or form.prefix:
+        if whole:  # each way has its own maximum: behind the branch, the assembler would wait for the sums before it
+            b_greatest = gl.max(b_s, 1)
+        else:
+            b_s = masked(b_s, block, b_first, b_last, form)
+            b_greatest = gl.max(b_s, 1)
+    else:
+        b_greatest = gl.max(b_s, 1)
+    b_w, b_m, b_l, b_decay = weigh(b_s, b_greatest, b_m, b_l, scale)
     b_o = warpgroup_mma_wait(0, [b_o])
     values.release(step)
     b_p = gl.convert_layout(b_w.to(b_p.dtype), weights(form.value_width), assert_trivial=True)
@@ -265,24 +271,14 @@ def passed(q, keys, values, jobs, turn, step, scale, inner, GROUP: gl.constexpr,
     keys.release(step)
     b_s = masked(capped(b_s, inner, form), high - 1, b_first, b_last, form)
     b_m = gl.full([64], float("-inf"), gl.float32, layout=gl.SliceLayout(1, products(form.tile.keys)))
-    b_w, b_m, b_l, _ = weigh(b_s, b_m, gl.zeros_like(b_m), scale)
+    b_w, b_m, b_l, _ = weigh(b_s, gl.max(b_s, 1), b_m, gl.zeros_like(b_m), scale)
     b_p = gl.convert_layout(b_w.to(q.dtype), weights(form.value_width), assert_trivial=True)
     b_o = gl.full([64, form.value_width], 0.0, gl.float32, layout=products(form.value_width))
-    if form.after or form.prefix:
-        for i in range(high - 1 - full_high):
-            b_p, b_m, b_l, b_o = advance(
-                b_q, b_p, b_m, b_l, b_o, keys, values, step, high - 2 - i, b_first, b_last, scale, inner, True, form
-            )
-            step += 1
-    for _ in range(full_low, full_high):
-        b_p, b_m, b_l, b_o = advance(b_q, b_p, b_m, b_l, b_o, keys, values, step, 0, b_first, b_last, scale, inner, False, form)
+    for i in range(high - 1 - low):  # one loop: between two, weights of 16 bits would be packed anew in each step
+        block = high - 2 - i
+        whole = (block >= full_low) & (block < full_high)
+        b_p, b_m, b_l, b_o = advance(b_q, b_p, b_m, b_l, b_o, keys, values, step, block, whole, b_first, b_last, scale, inner, form)
         step += 1
-    if form.before:
-        for i in range(full_low - low):
-            b_p, b_m, b_l, b_o = advance(
-                b_q, b_p, b_m, b_l, b_o, keys, values, step, full_low - 1 - i, b_first, b_last, scale, inner, True, form
-            )
-            step += 1
     b_v = values.wait(step).reshape([form.tile.keys, form.value_width])
     b_o = warpgroup_mma(b_p, b_v, b_o, is_async=True)
     b_o = warpgroup_mma_wait(0, [b_o])
