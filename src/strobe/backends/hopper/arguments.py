@@ -12,7 +12,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from strobe.backends.hopper.forms import Form, form, section
-from strobe.layouts import Packed, PackedKeys, Ranged
+from strobe.layouts import Dense, Packed, PackedKeys, Ranged
 from strobe.masks import Prefix, split
 from strobe.plan import Plan
 from strobe.problem import Call, Problem
@@ -32,38 +32,54 @@ def tokens(call: Call) -> Tensor:
     return call.q.tokens if isinstance(call.q, Packed) else call.q
 
 
-def steps(x: Tensor) -> tuple[int, int, int]:
+Steps = tuple[int, int, int]
+
+
+def steps(x: Tensor) -> Steps:
     """Strides of sequence, token and head; those that are never taken are a row's width."""
-    shape, strides = x.shape, x.stride()
-    if len(shape) == 3:
-        shape, strides = (1, *shape), (0, *strides)
-    width = shape[3]
-    return tuple(width if n == 1 else step for n, step in zip(shape[:3], strides[:3], strict=True))  # type: ignore[return-value]
+    if x.dim() == 3:
+        (N, H, width), (token, head, _) = x.shape, x.stride()
+        return width, width if N == 1 else token, width if H == 1 else head
+    (B, N, H, width), (batch, token, head, _) = x.shape, x.stride()
+    return width if B == 1 else batch, width if N == 1 else token, width if H == 1 else head
 
 
-def aligned(x: Tensor) -> Tensor:
-    """The array, or a copy of it where the copy engine cannot read it: it takes steps of 16 bytes, forwards, from such an address."""
+def aligned(x: Tensor) -> tuple[Tensor, Steps]:
+    """The array with its steps, or a copy where the copy engine cannot read it: it takes steps of 16 bytes, forwards, from such an
+    address."""
     taken = steps(x)
     if x.data_ptr() % 16 or min(taken) <= 0 or (taken[0] | taken[1] | taken[2]) % 8:
-        return x.clone(memory_format=torch.contiguous_format)
-    return x
+        x = x.clone(memory_format=torch.contiguous_format)
+        return x, steps(x)
+    return x, taken
 
 
-@lru_cache(maxsize=256)
-def _layout(rows: int, heads: int, width: int, dtype: str) -> Any:
-    return gl.NVMMASharedLayout.get_default_for([1, rows, heads, width], getattr(gl, dtype))
+class Shape(NamedTuple):
+    """The shape of a box, and how it lies in shared memory."""
+
+    block: list[int]
+    layout: Any
 
 
-def boxed(x: Tensor, rows: int, heads: int, width: int, dtype: str) -> Box:
-    """Boxes of so many tokens and heads, so wide, of an aligned array `[B, N, heads, width]`, or packed."""
-    shape = list(x.shape) if x.dim() == 4 else [1, *x.shape]
-    return Box(x, shape, [*steps(x), 1], [1, rows, heads, width], _layout(rows, heads, width, dtype))
+def _shape(tokens: int, heads: int, width: int, dtype: str) -> Shape:
+    block = [1, tokens, heads, width]
+    return Shape(block, gl.NVMMASharedLayout.get_default_for(block, getattr(gl, dtype)))
+
+
+def boxed(x: Tensor, taken: Steps, shape: Shape) -> Box:
+    """Boxes of an aligned array `[B, N, heads, width]`, or packed."""
+    lies = x.shape if x.dim() == 4 else (1, *x.shape)
+    return Box(x, list(lies), [*taken, 1], shape.block, shape.layout)
 
 
 class Fixed(NamedTuple):
     """What a plan knows before it sees an array."""
 
     form: Form
+    q: Shape
+    k: Shape
+    v: Shape
+    out: Shape
     units: int  # pairs of a sequence, if they are not packed, and `pack` heads
     units_of: int  # of a sequence
     section: int
@@ -86,6 +102,10 @@ def fixed(plan: Plan) -> Fixed:
     scale, inner = (problem.scale, 1.0) if call.cap is None else (call.cap.limit, problem.scale / call.cap.limit)
     return Fixed(
         form=made,
+        q=_shape(made.tokens, made.pack, made.width, problem.dtype),
+        k=_shape(made.tile.keys, 1, made.width, problem.dtype),
+        v=_shape(made.tile.keys, 1, made.value_width, problem.dtype),
+        out=_shape(made.tokens, made.pack, made.value_width, problem.dtype),
         units=units_of if made.packed else units_of * problem.B,
         units_of=units_of,
         section=section(problem, made),
@@ -108,9 +128,14 @@ class Where(NamedTuple):
     prefixes: Tensor | None
 
 
+NOWHERE = Where(None, None, None, None, None, None)
+
+
 def where(call: Call) -> Where:
     """Where the sequences of a call lie."""
     keys, first = call.keys, call.first
+    if first is None and call.mask.plain and type(keys) is Dense and not isinstance(call.q, Packed):
+        return NOWHERE
     prefix = next((part.length for part in split(call.mask)[2] if isinstance(part, Prefix)), 0)
     return Where(
         offsets=call.q.offsets if isinstance(call.q, Packed) else None,

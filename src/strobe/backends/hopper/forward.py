@@ -21,7 +21,7 @@ from strobe.backends.hopper import arguments
 from strobe.backends.hopper.channel import Consumer, Producer, addresses, board, channel
 from strobe.backends.hopper.compat import write_back
 from strobe.backends.hopper.schedule import blocks_of_group, blocks_of_tile, last_seen, list_tiles, tile_of
-from strobe.backends.hopper.starting import start
+from strobe.backends.hopper.starting import aligned_to, start
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
 from strobe.state import State
@@ -428,23 +428,21 @@ def launch(plan: Plan, call: Call) -> State:
     if not out.numel():
         return State(out, lse)
     known = arguments.fixed(plan)
-    form = known.form
-    q, k, v = (arguments.aligned(x) for x in (tokens, *key_sides(call.keys)))
-    at = arguments.where(call)
+    form, at, side = known.form, arguments.where(call), key_sides(call.keys)
+    (q, q_steps), (k, k_steps), (v, v_steps) = arguments.aligned(tokens), arguments.aligned(side[0]), arguments.aligned(side[1])
+    sink = None if call.sink is None else call.sink.logits.contiguous()
     with torch.cuda.device_of(q):
         listed, count, counter, tiles = _tiles(plan, known, q, at.offsets)
         args = (
-            arguments.boxed(q, form.tokens, form.pack, form.width, problem.dtype),
-            arguments.boxed(k, form.tile.keys, 1, form.width, problem.dtype),
-            arguments.boxed(v, form.tile.keys, 1, form.value_width, problem.dtype),
-            arguments.boxed(out, form.tokens, form.pack, form.value_width, problem.dtype),
-            out if form.packed else None, lse, None if call.sink is None else call.sink.logits.contiguous(),
-            *((k, arguments.steps(k), v, arguments.steps(v)) if form.unseen else (None, None, None, None)),
+            arguments.boxed(q, q_steps, known.q), arguments.boxed(k, k_steps, known.k), arguments.boxed(v, v_steps, known.v),
+            arguments.boxed(out, arguments.steps(out), known.out), out if form.packed else None, lse, sink,
+            *((k, k_steps, v, v_steps) if form.unseen else (None, None, None, None)),
             counter, problem.T, problem.S, problem.H, known.units, known.section, known.units_of, problem.group,
             at.offsets, at.starts, at.lengths, at.firsts, at.first, known.prefix, at.prefixes, listed, count,
             known.before, known.after, known.scale, known.inner,
         )  # fmt: skip
-        start(attend, min(tiles, plan.machine.units), args, {"form": form, "num_warps": 4}, plan)
+        key = (plan, q.get_device(), k_steps, v_steps, *aligned_to(sink, *at))
+        start(attend, min(tiles, plan.machine.units), args, {"form": form, "num_warps": 4}, key)
     return State(out, lse)
 
 
@@ -460,5 +458,7 @@ def _tiles(plan: Plan, known: arguments.Fixed, q: Tensor, offsets: Any) -> tuple
     most = q.shape[0] // each + problem.B
     held = torch.empty(2 + 2 * most, dtype=torch.int32, device=q.device)
     count, counter, listed = held[:1], held[1:2], held[2:]
-    start(list_tiles, problem.B, (offsets, listed, count, counter, problem.B), {"EACH": each, "BLOCK": 128, "num_warps": 4}, plan)
+    named = {"EACH": each, "BLOCK": 128, "num_warps": 4}
+    key = (plan, q.get_device(), *aligned_to(offsets))
+    start(list_tiles, problem.B, (offsets, listed, count, counter, problem.B), named, key)
     return listed, count, counter, most * known.units

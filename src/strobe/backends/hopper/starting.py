@@ -1,17 +1,16 @@
 """Starts a kernel; again, without asking what its arguments are.
 
 Triton looks at every argument of every start, to find the machine code that was compiled for arguments like them. Here all that it
-would find follows from the plan, but for the addresses and steps of the caller's arrays; so the code is kept by plan and those.
+would find follows from the plan, but for addresses and steps of the caller's arrays; so the code is kept by plan and those.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
-
-from strobe.plan import Plan
 
 
 class Kept:
@@ -27,15 +26,14 @@ def kept(*alike: Any) -> Kept:
     return Kept()
 
 
-def start(kernel: Any, grid: int, args: tuple[Any, ...], named: dict[str, Any], plan: Plan) -> None:
-    """`kernel[(grid,)](*args, **named)`."""
-    key: list[Any] = [kernel, plan]
-    for x in args:
-        if isinstance(x, Tensor):
-            key += (x.get_device(), x.data_ptr() % 16)
-        elif isinstance(x, tuple):
-            key.append(x)
-    known = kept(*key)
+def aligned_to(*arrays: Any) -> Iterator[int]:
+    """How far each array begins from a multiple of 16 bytes, which decides how it is read."""
+    return (x.data_ptr() % 16 for x in arrays if isinstance(x, Tensor))
+
+
+def start(kernel: Any, grid: int, args: tuple[Any, ...], named: dict[str, Any], key: tuple[Any, ...]) -> None:
+    """`kernel[(grid,)](*args, **named)`; where the key is the same, the arguments are alike."""
+    known = kept(kernel, *key)
     if known.made is not None:
         known.made[(grid, 1, 1)](*args, *known.constants)
         return
