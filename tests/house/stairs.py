@@ -41,8 +41,11 @@ KINDS = (
     Kind("backends/__init__.py", ()),
     Kind("backends/triton/offer.py", (*HALL, "backends.triton.sizes")),
     Kind("backends/triton/sizes.py", HALL),  # the desk's second file: as pure
+    Kind("backends/hopper/offer.py", (*HALL, "backends.hopper.forms")),
+    Kind("backends/hopper/forms.py", HALL),  # the same there
     Kind("backends/*/offer.py", HALL),
     Kind("backends/triton/*", (*HALL, "backends.{room}", "backends.{room}.*"), ("torch", "triton")),
+    Kind("backends/hopper/*", (*HALL, "backends.{room}", "backends.{room}.*"), ("torch", "triton")),
     Kind("backends/*", (*HALL, "backends.{room}", "backends.{room}.*"), ("torch",)),
     Kind("cache/pages.py", ("errors",)),
     Kind("cache/prefix.py", ("errors", *BOOKKEEPING)),

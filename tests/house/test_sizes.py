@@ -97,7 +97,7 @@ def test_the_exceptions_are_still_needed() -> None:
 
 
 def _on_a_device(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    return any(ast.unparse(decorator).startswith(("triton.jit", "gluon.jit")) for decorator in function.decorator_list)
+    return any(ast.unparse(decorator).startswith(("triton.jit", "gluon.jit", "gluon.constexpr_function")) for decorator in function.decorator_list)
 
 
 def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

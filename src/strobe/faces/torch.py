@@ -20,7 +20,7 @@ from strobe.masks import Mask
 from strobe.merging import check_merge
 from strobe.plan import Plan, plan
 from strobe.problem import Call, Described, check, key_sides, map_arrays
-from strobe.rooms import ROOMS, kernel
+from strobe.rooms import NAMED, ROOMS, kernel
 from strobe.state import State
 
 _room: ContextVar[str | None] = ContextVar("strobe_room", default=None)
@@ -36,8 +36,8 @@ def using(room: str | None, invariant: bool) -> Generator[None, None, None]:
     """Calls within run in `room`, and invariantly, or raise; what is not given stays as it is around."""
     if room is None and not invariant:
         raise Invalid("using takes a room, invariant=True, or both; got neither")
-    if room is not None and room not in ROOMS:
-        raise Invalid(f"no room is called {room!r}; the rooms are {', '.join(ROOMS)}")
+    if room is not None and room not in (*ROOMS, *NAMED):
+        raise Invalid(f"no room is called {room!r}; the rooms are {', '.join((*ROOMS, *NAMED))}")
     before = _room.set(_room.get() if room is None else room), _invariant.set(invariant or _invariant.get())
     try:
         yield

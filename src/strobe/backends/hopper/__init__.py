@@ -1,0 +1,1 @@
+"""Kernels for Hopper, sm90: warp specialised, in Gluon."""

@@ -1,0 +1,147 @@
+"""A call as the arguments of the kernels: arrays as the copy engine takes them, and numbers."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from strobe.backends.hopper.forms import Form, form, section
+from strobe.layouts import Dense, Packed, PackedKeys, Ranged
+from strobe.masks import Prefix, split
+from strobe.plan import Plan
+from strobe.problem import Call, Problem
+
+FAR = 2**30  # of a window's reach: no sequence is longer, and sums with positions stay below 2³¹
+
+
+class Box(TensorDescriptor):
+    """An array for the copy engine. `boxed` has looked at it; a second look would take longer than the launch."""
+
+    def __post_init__(self) -> None:
+        """Nothing is left to look at."""
+
+
+def tokens(call: Call) -> Tensor:
+    """The queries, packed or not."""
+    return call.q.tokens if isinstance(call.q, Packed) else call.q
+
+
+Steps = tuple[int, int, int]
+
+
+def steps(x: Tensor) -> Steps:
+    """Strides of sequence, token and head; those that are never taken are a row's width."""
+    if x.dim() == 3:
+        (N, H, width), (token, head, _) = x.shape, x.stride()
+        return width, width if N == 1 else token, width if H == 1 else head
+    (B, N, H, width), (batch, token, head, _) = x.shape, x.stride()
+    return width if B == 1 else batch, width if N == 1 else token, width if H == 1 else head
+
+
+def aligned(x: Tensor) -> tuple[Tensor, Steps]:
+    """The array with its steps, or a copy where the copy engine cannot read it: it takes steps of 16 bytes, forwards, from such an
+    address."""
+    taken = steps(x)
+    if x.data_ptr() % 16 or min(taken) <= 0 or (taken[0] | taken[1] | taken[2]) % 8:
+        x = x.clone(memory_format=torch.contiguous_format)
+        return x, steps(x)
+    return x, taken
+
+
+class Shape(NamedTuple):
+    """The shape of a box, and how it lies in shared memory."""
+
+    block: list[int]
+    layout: Any
+
+
+def _shape(tokens: int, heads: int, width: int, dtype: str) -> Shape:
+    block = [1, tokens, heads, width]
+    return Shape(block, gl.NVMMASharedLayout.get_default_for(block, getattr(gl, dtype)))
+
+
+def boxed(x: Tensor, taken: Steps, shape: Shape) -> Box:
+    """Boxes of an aligned array `[B, N, heads, width]`, or packed."""
+    lies = x.shape if x.dim() == 4 else (1, *x.shape)
+    return Box(x, list(lies), [*taken, 1], shape.block, shape.layout)
+
+
+class Fixed(NamedTuple):
+    """What a plan knows before it sees an array."""
+
+    form: Form
+    q: Shape
+    k: Shape
+    v: Shape
+    out: Shape
+    units: int  # pairs of a sequence, if they are not packed, and `pack` heads
+    units_of: int  # of a sequence
+    section: int
+    prefix: int
+    before: int
+    after: int
+    scale: float  # of scores, to base 2
+    inner: float  # of products, before a soft cap
+
+
+@lru_cache(maxsize=4096)
+def fixed(plan: Plan) -> Fixed:
+    """What is the same in every call of a plan."""
+    problem = plan.problem
+    assert isinstance(problem, Problem)
+    made, call = form(problem), problem.call
+    before, after, rest = split(call.mask)
+    prefix = next((part.length for part in rest if isinstance(part, Prefix)), 0)
+    units_of = problem.H // made.pack
+    scale, inner = (problem.scale, 1.0) if call.cap is None else (call.cap.limit, problem.scale / call.cap.limit)
+    return Fixed(
+        form=made,
+        q=_shape(made.tokens, made.pack, made.width, problem.dtype),
+        k=_shape(made.tile.keys, 1, made.width, problem.dtype),
+        v=_shape(made.tile.keys, 1, made.value_width, problem.dtype),
+        out=_shape(made.tokens, made.pack, made.value_width, problem.dtype),
+        units=units_of if made.packed else units_of * problem.B,
+        units_of=units_of,
+        section=section(problem, made),
+        prefix=min(prefix, FAR) if isinstance(prefix, int) else 0,
+        before=min(before or 0, FAR),
+        after=min(after or 0, FAR),
+        scale=scale / math.log(2.0),
+        inner=inner,
+    )
+
+
+class Where(NamedTuple):
+    """Arrays that tell where sequences lie; None where numbers do."""
+
+    offsets: Tensor | None  # of packed queries
+    starts: Tensor | None  # of ranges, or offsets of packed keys
+    lengths: Tensor | None
+    firsts: Tensor | None
+    first: int | None
+    prefixes: Tensor | None
+
+
+NOWHERE = Where(None, None, None, None, None, None)
+
+
+def where(call: Call) -> Where:
+    """Where the sequences of a call lie."""
+    keys, first = call.keys, call.first
+    if first is None and call.mask.plain and type(keys) is Dense and not isinstance(call.q, Packed):
+        return NOWHERE
+    prefix = next((part.length for part in split(call.mask)[2] if isinstance(part, Prefix)), 0)
+    return Where(
+        offsets=call.q.offsets if isinstance(call.q, Packed) else None,
+        starts=keys.starts if isinstance(keys, Ranged) else keys.offsets if isinstance(keys, PackedKeys) else None,
+        lengths=keys.lengths if isinstance(keys, Ranged) else None,
+        firsts=first if isinstance(first, Tensor) else None,
+        first=first if isinstance(first, int) else None,
+        prefixes=prefix if isinstance(prefix, Tensor) else None,
+    )

@@ -1,0 +1,211 @@
+"""Barrier pairs with a name: how the warps of a program hand each other tiles and numbers in shared memory.
+
+    Producer.send   waits until the slot is empty │ the copy engine fills it  │ full
+    Consumer.wait   waits until the slot is full  │ products read it          │ release: empty
+
+A slot has two barriers, `full` and `empty`, and is used again and again. A barrier turns from one phase to the next each time it
+has been arrived at often enough; the step, a number that both sides count, tells the slot and the phase to wait for.
+"""
+
+# no postponed annotations: an aggregate looks at the types of its fields
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
+
+from strobe.backends.hopper.compat import aggregate, barrier, fetch
+
+
+@aggregate
+class Channel:
+    """Tiles `[slots · lanes, 1, …]`: `slots` in flight for each of `lanes` receivers, or for all receivers together (one lane)."""
+
+    tiles: gl.shared_memory_descriptor
+    full: gl.shared_memory_descriptor
+    empty: gl.shared_memory_descriptor
+    slots: gl.constexpr
+    lanes: gl.constexpr
+
+    @gluon.constexpr_function
+    def __init__(self, tiles, full, empty, slots, lanes):
+        self.tiles = tiles
+        self.full = full
+        self.empty = empty
+        self.slots = gl.constexpr(slots)
+        self.lanes = gl.constexpr(lanes)
+
+    @gluon.jit
+    def slot(self, step, lane):
+        """Where the tile of a step lies."""
+        return step % self.slots * self.lanes + lane
+
+    @gluon.jit
+    def phase(self, step):
+        """0 the first time a slot is used, 1 the second, 0 the third."""
+        return step // self.slots & 1
+
+
+@aggregate
+class Producer:
+    """The side that fills."""
+
+    channel: Channel
+
+    @gluon.constexpr_function
+    def __init__(self, channel):
+        self.channel = channel
+
+    @gluon.jit
+    def send(self, array, batch, token, head, step, lane):
+        """Lets the copy engine fill the slot with the box of an array `[batch, token, head, width]` that begins there; it writes
+        zeros for what lies outside of the array."""
+        slot = self.channel.slot(step, lane)
+        mbarrier.wait(self.channel.empty.index(slot), self.channel.phase(step) ^ 1)
+        full = self.channel.full.index(slot)
+        mbarrier.expect(full, array.block_type.nbytes)
+        fetch(array, [batch, token, head, 0], full, self.channel.tiles.index(slot))
+
+
+@aggregate
+class Consumer:
+    """The side that reads; of a channel with lanes, one of them."""
+
+    channel: Channel
+    lane: gl.constexpr
+
+    @gluon.constexpr_function
+    def __init__(self, channel, lane):
+        self.channel = channel
+        self.lane = gl.constexpr(lane)
+
+    @gluon.jit
+    def wait(self, step):
+        """The tile of a step, once it has come."""
+        slot = self.channel.slot(step, self.lane)
+        mbarrier.wait(self.channel.full.index(slot), self.channel.phase(step))
+        return self.channel.tiles.index(slot)
+
+    @gluon.jit
+    def release(self, step):
+        """Nothing reads the tile any more."""
+        mbarrier.arrive(self.channel.empty.index(self.channel.slot(step, self.lane)), count=1)
+
+    @gluon.jit
+    def skip(self, step):
+        """Lets a tile go unread, for others read it."""
+        self.wait(step)
+        self.release(step)
+
+
+@gluon.jit
+def barriers(COUNT: gl.constexpr, ARRIVALS: gl.constexpr):
+    """Barriers that turn when they have been arrived at so often."""
+    made = gl.allocate_shared_memory(gl.int64, [COUNT, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(COUNT):
+        mbarrier.init(made.index(i), count=ARRIVALS)
+    return made
+
+
+@gluon.jit
+def channel(array, SLOTS: gl.constexpr, LANES: gl.constexpr, RECEIVERS: gl.constexpr):
+    """A channel for boxes of an array; a slot is empty when all its receivers have released it."""
+    tiles = gl.allocate_shared_memory(array.dtype, [SLOTS * LANES] + array.block_type.shape, array.layout)
+    return Channel(tiles, barriers(SLOTS * LANES, 1), barriers(SLOTS * LANES, RECEIVERS), SLOTS, LANES)
+
+
+NUMBERS = gl.constexpr(17)  # of a job
+
+
+@aggregate
+class Board:
+    """Numbers that one warp writes and all others read: the job of a turn; two turns are on it at a time."""
+
+    numbers: gl.shared_memory_descriptor
+    full: gl.shared_memory_descriptor
+    empty: gl.shared_memory_descriptor
+
+    @gluon.constexpr_function
+    def __init__(self, numbers, full, empty):
+        self.numbers = numbers
+        self.full = full
+        self.empty = empty
+
+    @gluon.jit
+    def clear(self, turn):
+        """Waits until the turn's half of the board may be written."""
+        mbarrier.wait(self.empty.index(turn & 1), (turn >> 1 & 1) ^ 1)
+
+    @gluon.jit
+    def put(self, turn, which: gl.constexpr, number):
+        """Writes a number, by one warp."""
+        layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
+        self.numbers.index((turn & 1) * NUMBERS + which).store(gl.full([1], 0, gl.int32, layout=layout) + number)
+
+    @gluon.jit
+    def show(self, turn):
+        """All numbers of the turn are written."""
+        barrier()
+        mbarrier.arrive(self.full.index(turn & 1), count=1)
+
+    @gluon.jit
+    def wait(self, turn):
+        """Waits until they are."""
+        mbarrier.wait(self.full.index(turn & 1), turn >> 1 & 1)
+
+    @gluon.jit
+    def get(self, turn, which: gl.constexpr):
+        """A number, read by a warpgroup."""
+        layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+        return gl.max(self.numbers.index((turn & 1) * NUMBERS + which).load(layout), 0)
+
+    @gluon.jit
+    def release(self, turn):
+        """Nothing reads the turn's numbers any more."""
+        mbarrier.arrive(self.empty.index(turn & 1), count=1)
+
+
+@gluon.jit
+def board(RECEIVERS: gl.constexpr):
+    """A board that is clear when all receivers have released it."""
+    numbers = gl.allocate_shared_memory(gl.int32, [2 * NUMBERS, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    return Board(numbers, barriers(2, 1), barriers(2, RECEIVERS))
+
+
+@aggregate
+class Addresses:
+    """Where keys and values lie: of each its address and its strides of sequence, token and head. In shared memory, for what is
+    hardly ever used would take registers from the loop."""
+
+    numbers: gl.shared_memory_descriptor
+
+    @gluon.constexpr_function
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    @gluon.jit
+    def get(self, which):
+        """A number."""
+        layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+        return gl.max(self.numbers.index(which).load(layout), 0)
+
+    @gluon.jit
+    def of(self, SIDE: gl.constexpr, batch, token, head, dtype: gl.constexpr):
+        """(address of a row, stride from one token to the next) of keys, SIDE 0, or values, 1."""
+        step = self.get(4 * SIDE + 2)
+        first = batch * self.get(4 * SIDE + 1) + token * step + head * self.get(4 * SIDE + 3)
+        return gl.cast(self.get(4 * SIDE), gl.pointer_type(dtype), bitcast=True) + first, step
+
+
+@gluon.jit
+def addresses(k_data, k_strides, v_data, v_strides, form: gl.constexpr):
+    """The addresses, if the kernel may need them."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    numbers = gl.allocate_shared_memory(gl.int64, [8, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    if form.unseen:
+        for side in gl.static_range(2):
+            data, strides = (k_data, k_strides) if side == 0 else (v_data, v_strides)
+            zero = gl.full([1], 0, gl.int64, layout=layout)
+            numbers.index(4 * side).store(zero + gl.cast(data, gl.int64, bitcast=True))
+            for i in gl.static_range(3):
+                numbers.index(4 * side + 1 + i).store(zero + strides[i])
+    return Addresses(numbers)

@@ -1,0 +1,13 @@
+"""Names that moved between the Triton versions 3.6 to 3.9; the only file of the room that knows them apart."""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import tma
+from triton.language import core
+
+aggregate = gluon.aggregate if hasattr(gluon, "aggregate") else core._aggregate  # public from 3.8
+fetch = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared  # 3.8 renamed it, 3.9 refuses the old name
+write_back = tma.async_store if hasattr(tma, "async_store") else tma.async_copy_shared_to_global
+barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # 3.7

@@ -1,0 +1,123 @@
+"""What a kernel is compiled for, from the problem. Standard library only: the desk's second file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from strobe.layouts import Dense, Packed
+from strobe.masks import Prefix, split
+from strobe.problem import Problem
+
+ROWS = 64  # of a warpgroup's product, the least there is
+SHARED_BYTES = 227 << 10  # of a program (CUDA programming guide, table of compute capabilities)
+CACHED = 32 << 20  # bytes of keys and values that stay in the cache while their tiles run; measured best on an H200
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Sizes by the padded width of keys.
+
+    keys        of a block, one step of the loop
+    groups      warpgroups of 64 rows each, which share the blocks
+    slots       blocks of keys, and of values, in flight
+    turns       tiles of queries in shared memory: with two, the next one comes while the last one runs
+    registers   of a thread of each warpgroup but the first, which has the rest, and of the warp that loads
+    """
+
+    keys: int
+    groups: int
+    slots: int
+    turns: int
+    registers: tuple[int, ...]
+
+
+TILES = {
+    64: Tile(128, 3, 2, 2, (160, 160, 24)),
+    128: Tile(128, 2, 2, 2, (224, 56)),
+    256: Tile(64, 2, 2, 1, (240, 24)),
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """One compiled kernel."""
+
+    D: int
+    V: int
+    tile: Tile
+    pack: int  # heads of one key head that are rows of a tile: row r is query r // pack, head r % pack
+    before: bool  # a window reaches back only so far
+    after: bool  # a window, or causality, reaches forward only so far
+    prefix: bool
+    unseen: bool  # a block may hold keys that a row of it does not see, and that are not zeros
+    cap: str  # "no", "exact", "fast"
+    packed: bool  # queries lie end to end
+
+    @property
+    def width(self) -> int:
+        """The width of keys in a tile."""
+        return padded(self.D)
+
+    @property
+    def value_width(self) -> int:
+        """The width of values in a tile."""
+        return padded(self.V)
+
+    @property
+    def tokens(self) -> int:
+        """Queries of a warpgroup."""
+        return ROWS // self.pack
+
+    @property
+    def all_tokens(self) -> int:
+        """Queries of a tile."""
+        return self.tokens * self.tile.groups
+
+    @property
+    def rows(self) -> int:
+        """Rows of a tile."""
+        return ROWS * self.tile.groups
+
+    @property
+    def shared_bytes(self) -> int:
+        """What queries, keys and values in flight take."""
+        tile = self.tile
+        return 2 * (tile.turns * self.rows * self.width + tile.slots * tile.keys * (self.width + self.value_width))
+
+
+def padded(width: int) -> int:
+    """The width in a tile: a power of two, as Gluon's shapes are; the copy engine writes zeros past a row's end."""
+    return max(64, 1 << (width - 1).bit_length())
+
+
+def packable(group: int) -> int:
+    """Heads of a group that share a tile: the largest power of two that divides it, 64 at most."""
+    return min(ROWS, group & -group)
+
+
+def form(problem: Problem) -> Form:
+    """The kernel for a problem that the desk takes."""
+    call = problem.call
+    before, after, rest = split(call.mask)
+    prefix = any(isinstance(part, Prefix) for part in rest)
+    whole, packed = isinstance(call.keys, Dense), isinstance(call.q, Packed)
+    tile = TILES[padded(problem.D)]
+    if packed and tile.groups == 2:
+        tile = replace(tile, registers=(240, 24))  # no spills, where (224, 56) has some; the other way round for dense queries
+    return Form(
+        D=problem.D, V=problem.V, tile=tile, pack=packable(problem.group),
+        before=before is not None, after=after is not None, prefix=prefix,
+        unseen=not whole or prefix or (before, after) != (None, None),
+        cap="no" if call.cap is None else "fast" if problem.dtype == "bfloat16" else "exact",
+        packed=packed,
+    )  # fmt: skip
+
+
+def section(problem: Problem, made: Form) -> int:
+    """Units, pairs of a sequence and `pack` heads, whose tiles run at a time, longest first: those whose keys and values fit the
+    cache. One where all tiles are as long."""
+    if not (made.after or made.prefix or made.packed):
+        return 1
+    each = 2 * problem.S * (problem.D + problem.V)
+    of_a_key_head = problem.group // made.pack
+    return max(1, CACHED // max(1, each)) * of_a_key_head

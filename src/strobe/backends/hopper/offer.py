@@ -1,0 +1,75 @@
+"""Will the Hopper room take it? Standard library only; imports no kernel and no Triton."""
+
+from __future__ import annotations
+
+from strobe.answers import Offer, Question, Refusal
+from strobe.backends.hopper.forms import ROWS, TILES, form, packable, padded
+from strobe.layouts import Packed, Paged
+from strobe.machine import Machine
+from strobe.masks import Prefix, split
+from strobe.problem import Problem, key_sides
+
+OLDEST, NEWEST = (3, 6), (3, 9)  # whose names `compat.py` knows
+DTYPES = ("bfloat16", "float16")
+
+
+def offer(problem: Question, machine: Machine) -> Offer | Refusal:
+    """An offer for attention of 64 rows or more on a Hopper GPU; all reasons otherwise."""
+    no = _machine(machine)
+    if not isinstance(problem, Problem) or problem.verb != "attention":
+        return Refusal((*no, "forward attention only"))
+    no += _arrays(problem) + _terms(problem)
+    if no:
+        return Refusal(tuple(no))
+    made = form(problem)
+    why = f"{made.tile.groups} warpgroups of {ROWS} rows multiply, one warp loads; {made.pack} query head(s) of a key head in one tile"
+    return Offer("forward", why, (made.rows, made.tile.keys))
+
+
+def _machine(machine: Machine) -> list[str]:
+    no = []
+    if machine.arch != "sm90":
+        no.append(f"runs on sm90; this is {machine.arch}")
+    if machine.device == "cuda" and machine.triton is None:
+        no.append("Triton is not installed: pip install triton")
+    elif machine.triton is not None and not OLDEST <= machine.triton <= NEWEST:
+        found, oldest, newest = (".".join(map(str, version)) for version in (machine.triton, OLDEST, NEWEST))
+        no.append(f"needs Triton {oldest} to {newest}; this is {found}")
+    return no
+
+
+def _arrays(problem: Problem) -> list[str]:
+    keys, no = problem.call.keys, []
+    if problem.dtype not in DTYPES:
+        no.append(f"dtypes are {', '.join(DTYPES)}; got {problem.dtype}")
+    widest = max(TILES)
+    no += [f"widths are multiples of 8 up to {widest}; got {n}" for n in dict.fromkeys((problem.D, problem.V)) if n % 8 or n > widest]
+    if padded(problem.D) != padded(problem.V):
+        no.append(f"keys and values are padded to one width; got D={problem.D}, V={problem.V}")
+    rows = problem.T * packable(problem.group)
+    if rows < ROWS:
+        no.append(f"a warpgroup's product has {ROWS} rows; {problem.T} queries make {rows}")
+    if isinstance(keys, Paged):
+        no.append("no pages here")
+    if problem.scaled:
+        no.append("no keys with scales here")
+    elif 0 in (problem.S, *(n for side in key_sides(keys) for n in side.shape)):
+        no.append("there are no keys")
+    tokens = problem.call.q.tokens.shape[0] if isinstance(problem.call.q, Packed) else problem.B * problem.T
+    if tokens * problem.H >= 2**31 or problem.S >= 2**30:
+        no.append(f"fewer than 2³¹ rows and 2³⁰ keys; got {tokens * problem.H} and {problem.S}")
+    if problem.invariant:
+        no.append("invariance is not shown here")
+    return no
+
+
+def _terms(problem: Problem) -> list[str]:
+    call = problem.call
+    rest = split(call.mask)[2]
+    no = [f"masks are Full, Causal, Window and Prefix; got {type(part).__name__}" for part in rest if not isinstance(part, Prefix)]
+    if sum(isinstance(part, Prefix) for part in rest) > 1:
+        no.append("one Prefix a mask")
+    no += [f"no {name} here" for name in ("bias", "alibi", "dropout") if getattr(call, name) is not None]
+    if problem.scale <= 0 and call.cap is None:
+        no.append(f"the greatest score is that of the greatest product, so the scale is above 0; got {problem.scale}")
+    return no

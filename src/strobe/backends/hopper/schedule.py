@@ -1,0 +1,92 @@
+"""Who does what: which tile is next, and which blocks of keys it passes. Arithmetic of integers; the tests run it in plain Python.
+
+Integers divide towards zero on a device, so nothing here divides a negative one.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+
+@gluon.jit
+def tile_of(index, tiles, units, section):
+    """(tile, unit) of a turn: units go in sections, and a section's last tiles, which take longest under a causal mask, go first."""
+    first = index // (tiles * section) * section
+    inside = gl.minimum(section, units - first)
+    rest = index % (tiles * section)
+    return tiles - 1 - rest // inside, first + rest % inside
+
+
+@gluon.jit
+def last_seen(position, length, prefix, after, form: gl.constexpr):
+    """The last key that a query at the position sees, below 0 if there is none; positions may be a tile of integers."""
+    last = length - 1 + position * 0
+    if form.after:
+        last = gl.minimum(last, position + after)
+    if form.prefix:
+        last = gl.minimum(last, gl.maximum(position, prefix - 1))
+    return last
+
+
+@gluon.jit
+def blocks_seen(low_position, high_position, length, prefix, before, after, form: gl.constexpr):
+    """(low, high, full low, full high): blocks low … high − 1 hold all keys that queries at these positions see; of blocks
+    full low … full high − 1 every one of them sees every key."""
+    most = gl.maximum(last_seen(high_position, length, prefix, after, form) + 1, 0)
+    least = gl.maximum(last_seen(low_position, length, prefix, after, form) + 1, 0)
+    low = 0
+    full_low = 0
+    if form.before:
+        low = gl.maximum(low_position - before, 0) // form.tile.keys
+        full_low = (gl.maximum(high_position - before, 0) + form.tile.keys - 1) // form.tile.keys
+    return low, (most + form.tile.keys - 1) // form.tile.keys, full_low, least // form.tile.keys
+
+
+@gluon.jit
+def blocks_of_tile(position, queries, length, prefix, before, after, form: gl.constexpr):
+    """(low, high) of a tile whose first query stands at the position, with so many queries left: one block at least, so that no
+    warpgroup has nothing to do."""
+    high_position = position + gl.minimum(queries, form.all_tokens) - 1
+    low, high, _, _ = blocks_seen(position, high_position, length, prefix, before, after, form)
+    low = gl.minimum(low, gl.maximum(high - 1, 0))
+    return low, gl.maximum(high, low + 1)
+
+
+@gluon.jit
+def blocks_of_group(position, queries, length, prefix, before, after, low_of_tile, high_of_tile, form: gl.constexpr):
+    """(low, high, full low, full high) of a warpgroup whose first query stands at the position, inside those of its tile. It
+    passes block high − 1 first, then masked ones down to full high, unmasked ones down to full low, masked ones down to low."""
+    high_position = position + gl.maximum(gl.minimum(queries, form.tokens), 1) - 1
+    low, high, full_low, full_high = blocks_seen(position, high_position, length, prefix, before, after, form)
+    low = gl.minimum(gl.maximum(low, low_of_tile), high_of_tile - 1)
+    high = gl.minimum(gl.maximum(high, low + 1), high_of_tile)
+    full_high = gl.maximum(gl.minimum(full_high, high - 1), low)
+    full_low = gl.maximum(gl.minimum(full_low, full_high), low)
+    return low, high, full_low, full_high
+
+
+@gluon.jit(do_not_specialize=["sequences"])
+def list_tiles(offsets, listed, count, counter, sequences, EACH: gl.constexpr, BLOCK: gl.constexpr):
+    """Writes the tiles of packed queries, EACH of them in one, as pairs (sequence, tile), those of the longest sequences last; one
+    program a sequence. `tile_of` begins with the last."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    sequence = gl.program_id(0)
+    tiles = (gl.load(offsets + sequence + 1) - gl.load(offsets + sequence) + EACH - 1) // EACH
+    before = 0
+    total = 0
+    for at in range(0, sequences, BLOCK):
+        o_other = at + gl.arange(0, BLOCK, layout=layout)
+        m_other = o_other < sequences
+        b_low = gl.load(offsets + o_other, mask=m_other, other=0)
+        b_tiles = (gl.load(offsets + o_other + 1, mask=m_other, other=0) - b_low + EACH - 1) // EACH
+        b_before = (b_tiles < tiles) | ((b_tiles == tiles) & (o_other < sequence))
+        before += gl.sum(gl.where(m_other & b_before, b_tiles, 0), 0)
+        total += gl.sum(gl.where(m_other, b_tiles, 0), 0)
+    for at in range(0, tiles, BLOCK):
+        o_tile = at + gl.arange(0, BLOCK, layout=layout)
+        gl.store(listed + 2 * (before + o_tile), gl.full([BLOCK], 0, gl.int32, layout=layout) + sequence, mask=o_tile < tiles)
+        gl.store(listed + 2 * (before + o_tile) + 1, o_tile, mask=o_tile < tiles)
+    if sequence == 0:
+        gl.store(count, total)
+        gl.store(counter, 0)

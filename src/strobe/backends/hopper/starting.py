@@ -1,0 +1,41 @@
+"""Starts a kernel; again, without asking what its arguments are.
+
+Triton looks at every argument of every start, to find the machine code that was compiled for arguments like them. Here all that it
+would find follows from the plan, but for addresses and steps of the caller's arrays; so the code is kept by plan and those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+
+class Kept:
+    """Machine code, once there is some."""
+
+    made: Any = None
+    constants: tuple[Any, ...] = ()
+
+
+@lru_cache(maxsize=4096)
+def kept(*alike: Any) -> Kept:
+    """What is kept for arguments that are alike in these."""
+    return Kept()
+
+
+def aligned_to(*arrays: Any) -> Iterator[int]:
+    """How far each array begins from a multiple of 16 bytes, which decides how it is read."""
+    return (x.data_ptr() % 16 for x in arrays if isinstance(x, Tensor))
+
+
+def start(kernel: Any, grid: int, args: tuple[Any, ...], named: dict[str, Any], key: tuple[Any, ...]) -> None:
+    """`kernel[(grid,)](*args, **named)`; where the key is the same, the arguments are alike."""
+    known = kept(kernel, *key)
+    if known.made is not None:
+        known.made[(grid, 1, 1)](*args, *known.constants)
+        return
+    known.made = kernel[(grid,)](*args, **named)
+    known.constants = tuple(named[name] for name in kernel.arg_names[len(args) :])

@@ -1,0 +1,153 @@
+"""Compiles the Hopper room's kernels without a GPU, as its launcher starts them, and tells their registers, spills and loops.
+
+    python -m tests.rooms.hopper_targets [few] [WORD …]     a line of JSON a kernel; of few, or of those whose names have the words
+
+A process of its own: where TRITON_INTERPRET is set, nothing is compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import make_backend
+from triton.experimental.gluon._runtime import GluonASTSource
+from triton.runtime.jit import create_function_from_signature
+
+from strobe import Causal, Full, Packed, Prefix, Ranged, Sink, SoftCap, Window
+from strobe.backends.hopper import forward
+from strobe.faces.torch import _described
+from strobe.layouts import Dense, PackedKeys
+from strobe.machine import Machine
+from strobe.plan import plan
+from strobe.problem import Call, check
+
+TARGET = GPUTarget("cuda", 90, 32)
+STACK = re.compile(r"\b(LDL|STL)\b")
+B, T, H = 2, 4096, 16
+
+
+class Compiled(NamedTuple):
+    """What the assembler says of a kernel, and what its loops hold."""
+
+    what: str
+    kernel: str
+    tile: tuple[int, int]
+    registers: int
+    spills: int  # accesses to the stack, anywhere
+    shared: int
+    products: int  # HGMMA
+    loops: list[tuple[int, int]]  # (products, accesses to the stack) of each innermost loop with products
+    serialized: bool  # the assembler could not let products run beside other work
+
+
+def calls() -> dict[str, Call]:
+    """What is compiled."""
+    index = torch.empty(B, dtype=torch.int32, device="meta")
+    offsets = torch.empty(B + 1, dtype=torch.int32, device="meta")
+    sink = Sink(torch.empty(H, device="meta"))
+    masks = {
+        "full": Full(), "causal": Causal(), "window": Causal() & Window(before=1023), "window both sides": Window(before=99, after=99),
+        "prefix": Prefix(77), "prefixes": Prefix(index) & Window(before=1000),
+    }  # fmt: skip
+    found = {}
+    for D, (name, mask), G in product((64, 128, 256), masks.items(), (H, H // 4)):
+        q, k = _arrays(torch.bfloat16, D, G)
+        found[f"D {D}, {name}, group of {H // G}"] = Call(q, Dense(k, k), mask)
+    for D, dtype in product((64, 128, 256), (torch.bfloat16, torch.float16)):
+        q, k = _arrays(dtype, D, H)
+        kind = str(dtype).removeprefix("torch.")
+        found[f"D {D}, causal, cap and sink, {kind}"] = Call(q, Dense(k, k), Causal(), cap=SoftCap(30.0), sink=sink)
+        found[f"D {D}, full, cap, {kind}"] = Call(q, Dense(k, k), Full(), cap=SoftCap(30.0))
+        found[f"D {D}, window, firsts, sink, {kind}"] = Call(q, Dense(k, k), Causal() & Window(before=127), sink=sink, first=index)
+        found[f"D {D}, full, ranges, {kind}"] = Call(q, Ranged(k, k, index, index), Full())
+        found[f"D {D}, causal, packed, {kind}"] = Call(Packed(q[0], offsets, T), PackedKeys(k[0], k[0], offsets, T), Causal())
+        found[f"D {D}, full, packed, {kind}"] = Call(Packed(q[0], offsets, T), PackedKeys(k[0], k[0], offsets, T), Full())
+    for D in (40, 96, 192):
+        q, k = _arrays(torch.bfloat16, D, H // 8)
+        found[f"D {D}, causal"] = Call(q, Dense(k, k), Causal())
+    return found
+
+
+def _arrays(dtype: torch.dtype, D: int, G: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries and keys on the device `meta`, so that nothing is held."""
+    return torch.empty(B, T, H, D, dtype=dtype, device="meta"), torch.empty(B, T, G, D, dtype=dtype, device="meta")
+
+
+def compiled(what: str, kernel: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Compiled:
+    """One kernel with the arguments of a launch."""
+    given = dict(zip((p.name for p in kernel.params), args)) | named  # noqa: B905 — the others are named
+    backend = make_backend(TARGET)
+    bound, specialised, rest = create_function_from_signature(kernel.signature, kernel.params, backend)(**given)
+    chosen, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialised, rest)
+    made = triton.compile(GluonASTSource(kernel, signature, constants, attributes), target=TARGET, options=chosen.__dict__)
+    with tempfile.TemporaryDirectory() as folder:
+        source, code = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        source.write_text(made.asm["ptx"])
+        command = [get_ptxas(90).path, "-v", "--gpu-name=sm_90a", str(source), "-o", str(code)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        code.write_bytes(made.asm["cubin"])
+        sass = subprocess.run([knobs.nvidia.cuobjdump.path, "-sass", str(code)], capture_output=True, text=True, check=True).stdout
+    form = named.get("form")
+    tile = (form.rows, form.tile.keys) if form else (1, 1)
+    serial = "C7510" in said or "C7512" in said
+    registers, spills = _number(r"Used (\d+) registers", said), len(STACK.findall(sass))
+    return Compiled(what, kernel.__name__, tile, registers, spills, made.metadata.shared, sass.count("HGMMA"), loops(sass), serial)
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    return -1 if found is None else int(found[1])
+
+
+def loops(sass: str) -> list[tuple[int, int]]:
+    """(products, accesses to the stack) of each innermost loop that has products."""
+    lines = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)]
+    # a loop asks whether it goes on; jumps back that ask nothing come from waits, which the assembler moves behind the code
+    jumps = [(int(found[1], 16), at) for at, text in lines if (found := re.match(r"@\S+ BRA (?:\S+, )?0x([0-9a-f]+)", text))]
+    back = [(low, high) for low, high in jumps if low < high]
+    found = []
+    for low, high in back:
+        inside = [text for at, text in lines if low <= at <= high]
+        products = sum("HGMMA" in text for text in inside)
+        nested = any((a, b) != (low, high) and low <= a and b <= high and any("HGMMA" in t for at, t in lines if a <= at <= b) for a, b in back)
+        if products and not nested:
+            found.append((products, sum(STACK.search(text) is not None for text in inside)))
+    return found
+
+
+FEW = ("D 64, causal, group of 1", "D 128, causal, group of 4", "D 128, window, group of 1", "D 128, causal, packed, bfloat16")
+
+
+def every(words: list[str]) -> Iterator[Compiled]:
+    """The kernels whose names have the words."""
+    for what, call in calls().items():
+        if (what in FEW) if words == ["few"] else all(word in what for word in words):
+            for kernel, args, named in started(call):
+                yield compiled(what, kernel, args, named)
+
+
+def started(call: Call) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+    """(kernel, arguments, named ones) of each start of a call."""
+    found: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+    with patch.object(forward, "start", lambda kernel, _, args, named, __: found.append((kernel, args, named))):
+        forward.launch(plan(check(_described(call)), Machine.named("h200"), "hopper"), call)
+    return found
+
+
+if __name__ == "__main__":
+    for line in every(sys.argv[1:]):
+        print(json.dumps(line._asdict()), flush=True)

@@ -1,0 +1,218 @@
+"""The Hopper room on a GPU that is here: the contract, graphs, no waiting, the same bits, launches side by side. One command:
+
+    python -m pytest tests/rooms/test_hopper_gpu.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from strobe import Causal, Full, Mask, Packed, Prefix, Ranged, Sink, SoftCap, State, Window, attention, attention_state, using
+from strobe.backends.hopper.offer import offer
+from strobe.answers import Offer
+from strobe.faces import torch as face
+from strobe.layouts import Dense
+from strobe.machine import installed_triton
+from strobe.plan import plan
+from strobe.problem import Call, map_arrays
+from strobe.rooms import kernel
+
+from ..contract.cases import CASES, Case, build
+from ..contract.poison import poison_unseen, poisoned_memory
+from ..contract.rooms import problem_of, run
+from ..contract.test_forward import _wide
+from ..contract.tolerance import PROMISED, error, plain
+from .test_hopper import MORE
+
+
+def here() -> bool:
+    return installed_triton() is not None and torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+
+
+pytestmark = [
+    pytest.mark.skipif(not here(), reason="this machine has no Hopper GPU"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode"),  # that it is a prototype
+]
+
+
+@pytest.fixture(autouse=True)
+def drawn_alike() -> None:
+    torch.manual_seed(0)
+
+
+def on_the_gpu(call: Call) -> State:
+    """The state, back where it can be compared."""
+    call = map_arrays(call, lambda x: x.to("cuda:0"))
+    asked = problem_of(call)
+    chosen = plan(asked, face.machine("cuda:0"), "hopper")
+    found = kernel("hopper", chosen.offer.kernel).launch(chosen, call)
+    return State(found.out.cpu(), found.lse.cpu())
+
+
+def offered() -> list[Any]:
+    if not here():
+        return []
+    machine = face.machine("cuda:0")
+    return [
+        pytest.param(case, dtype, id=f"{case.name}-{dtype}")
+        for case in (*CASES, *MORE)
+        for dtype in case.dtypes
+        if isinstance(offer(problem_of(build(case, dtype)), machine), Offer)
+    ]
+
+
+@pytest.mark.parametrize(("case", "dtype"), offered())
+def test_error_is_at_most_twice_the_plain_computations(case: Case, dtype: str) -> None:
+    call = build(case, dtype)
+    close(call, lambda: run("reference", _wide(case, dtype))[0], dtype)
+
+
+def close(call: Call, wide: Callable[[], State], dtype: str) -> None:
+    truth = wide()
+    bounds = [PROMISED["triton"] * error(x, true) for x, true in zip(plain(call, problem_of(call)), truth, strict=True)]
+    poison_unseen(call, problem_of(call))
+    with poisoned_memory():
+        first = on_the_gpu(call)
+    second = on_the_gpu(call)
+    eps = torch.finfo(getattr(torch, dtype)).eps
+    assert error(first.out, truth.out) <= max(bounds[0], eps) and error(first.lse, truth.lse) <= max(bounds[1], eps)
+    assert torch.equal(first.out, second.out) and torch.equal(first.lse, second.lse)
+
+
+MASKS = {
+    "full": Full(), "causal": Causal(), "window": Causal() & Window(before=100), "both sides": Window(before=130, after=70),
+    "prefix": Prefix(170),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("T", "S"), [(64, 64), (128, 128), (129, 257), (300, 1000), (513, 511), (1024, 1024)])
+@pytest.mark.parametrize(("H", "G"), [(2, 2), (8, 2), (6, 2)])
+@pytest.mark.parametrize("D", [64, 128, 256, 96, 192])
+def test_every_width_mask_group_and_ragged_size(D: int, H: int, G: int, T: int, S: int, dtype: str, mask: Mask) -> None:
+    case = Case(f"{D} {H} {G} {T} {S}", 1, T, S, H, G, D, mask=mask)
+    close(build(case, dtype), lambda: run("reference", _wide(case, dtype))[0], dtype)
+
+
+@pytest.mark.parametrize("wild", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("D", [64, 128, 256])
+def test_a_wild_key_reaches_only_the_queries_that_see_it(D: int, wild: float) -> None:
+    call = build(Case("wild", 1, 300, 500, 4, 2, D, mask=Causal() & Window(before=150)), "bfloat16")
+    clean = on_the_gpu(call)
+    call.keys.k[:, 310] = wild
+    call.keys.v[:, 310] = wild
+    state = on_the_gpu(call)
+    seen = torch.tensor([0 <= 200 + t - 310 <= 150 for t in range(300)])
+    torch.testing.assert_close(state.out[:, ~seen], clean.out[:, ~seen], atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(state.lse[:, ~seen], clean.lse[:, ~seen])
+    assert not bool(torch.isfinite(state.out[:, seen]).all(-1).any())
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.randn(*shape, device="cuda", dtype=dtype)
+
+
+def calls() -> dict[str, Callable[[], State]]:
+    """Some with a tile a multiprocessor, some with many, whose programs count them."""
+    q, k = drawn(2, 300, 8, 128), drawn(2, 300, 2, 128)
+    long_q, long_k = drawn(2, 4096, 16, 128), drawn(2, 4096, 4, 128)
+    index = torch.tensor([0, 1000, 4096], device="cuda", dtype=torch.int32)
+    sink, lengths = Sink(drawn(8, dtype=torch.float32)), torch.tensor([300, 170], device="cuda", dtype=torch.int32)
+    return {
+        "short": lambda: attention_state(q, k, k, mask=Causal()),
+        "long": lambda: attention_state(long_q, long_k, long_k, mask=Causal()),
+        "full": lambda: attention_state(long_q, long_k, long_k),
+        "window": lambda: attention_state(long_q, long_k, long_k, mask=Causal() & Window(before=500)),
+        "packed": lambda: attention_state(Packed(long_q[0], index, 3096), Packed(long_k[0], index, 3096), long_k[0], mask=Causal()),
+        "ranges": lambda: attention_state(q, Ranged(k, k, torch.zeros_like(lengths), lengths)),
+        "terms": lambda: attention_state(q, k, k, mask=Causal(), cap=SoftCap(20.0), sink=sink, first=lengths),
+    }
+
+
+NAMES = ("short", "long", "full", "window", "packed", "ranges", "terms")
+
+
+@pytest.fixture
+def inside() -> Iterator[None]:
+    with using("hopper"):
+        yield
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_waits_for_the_device(name: str) -> None:
+    run_it = calls()[name]
+    run_it()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        run_it()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_call_is_captured_in_a_graph_and_replayed(name: str) -> None:
+    run_it = calls()[name]
+    expected = run_it()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run_it()
+    for _ in range(3):
+        found.out.zero_()
+        found.lse.zero_()
+        graph.replay()
+        assert torch.equal(found.out, expected.out) and torch.equal(found.lse, expected.lse)
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_bits_every_time(name: str) -> None:
+    run_it = calls()[name]
+    first = run_it()
+    for _ in range(20):
+        other = run_it()
+        assert torch.equal(first.out, other.out) and torch.equal(first.lse, other.lse)
+
+
+@pytest.mark.usefixtures("inside")
+def test_launches_on_two_streams_take_no_tiles_from_each_other() -> None:
+    run_it = calls()["long"]
+    expected = run_it()
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    torch.cuda.synchronize()
+    found = []
+    for i in range(10):
+        with torch.cuda.stream(streams[i % 2]):
+            found.append(run_it())
+    torch.cuda.synchronize()
+    assert all(torch.equal(state.out, expected.out) for state in found)
+
+
+@pytest.mark.usefixtures("inside")
+def test_it_agrees_with_the_triton_room_on_what_is_too_large_for_the_reference() -> None:
+    q, k, v = drawn(1, 16384, 16, 128), drawn(1, 16384, 4, 128), drawn(1, 16384, 4, 128)
+    for mask in (Full(), Causal(), Causal() & Window(before=1000)):
+        found = attention_state(q, k, v, mask=mask)
+        with using("triton"):
+            other = attention_state(q, k, v, mask=mask)
+        torch.testing.assert_close(found.out, other.out, atol=1e-3, rtol=2e-2)
+        torch.testing.assert_close(found.lse, other.lse, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_kept_kernel_takes_other_arrays_of_the_same_plan() -> None:
+    q, k = drawn(2, 300, 8, 128), drawn(2, 300, 2, 128)
+    attention(q, k, k, mask=Causal())
+    wide = drawn(2, 300, 2, 256)
+    for keys in (drawn(2, 300, 2, 128), wide[..., :128], wide[..., 128:], drawn(2, 2, 300, 128).transpose(1, 2), wide[..., 4:132]):
+        found = attention(q, keys, keys, mask=Causal())
+        call = Call(q.cpu(), Dense(keys.cpu(), keys.cpu()), Causal())
+        truth, _ = run("reference", map_arrays(call, lambda x: x.double()))
+        assert error(found.cpu(), truth.out) < 5e-3
