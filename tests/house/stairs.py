@@ -41,7 +41,8 @@ KINDS = (
     Kind("backends/__init__.py", ()),
     Kind("backends/triton/offer.py", (*HALL, "backends.triton.sizes")),
     Kind("backends/triton/sizes.py", HALL),  # the desk's second file: as pure
-    Kind("backends/hopper/offer.py", (*HALL, "backends.hopper.forms")),
+    Kind("backends/hopper/offer.py", (*HALL, "backends.hopper", "backends.hopper.forms", "backends.hopper.decoding")),
+    Kind("backends/hopper/decoding.py", HALL),  # the half of the desk that is decode's
     Kind("backends/hopper/forms.py", HALL),  # the same there
     Kind("backends/*/offer.py", HALL),
     Kind("backends/triton/*", (*HALL, "backends.{room}", "backends.{room}.*"), ("torch", "triton")),

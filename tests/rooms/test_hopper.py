@@ -19,7 +19,7 @@ import torch
 from strobe import Alibi, Causal, Dense, Documents, Dropout, Full, Invalid, Mask, Paged, Prefix, Scaled, Unsupported, Window, using
 from strobe.answers import Offer, Refusal
 from strobe.backends.hopper.forms import SHARED_BYTES, TILES, Form, form, packable, section
-from strobe.backends.hopper.offer import offer
+from strobe.backends.hopper.offer import forward as offer
 from strobe.faces.torch import _described
 from strobe.layouts import Dense as Keys
 from strobe.masks import Grid, split

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from strobe import Causal, Full, Mask, Packed, Prefix, Ranged, Sink, SoftCap, State, Window, attention, attention_state, using
-from strobe.backends.hopper.offer import offer
+from strobe.backends.hopper.offer import forward as offer
 from strobe.answers import Offer
 from strobe.faces import torch as face
 from strobe.layouts import Dense
 from strobe.machine import installed_triton
-from strobe.plan import plan
+from strobe.plan import Plan
 from strobe.problem import Call, map_arrays
 from strobe.rooms import kernel
 
@@ -49,8 +49,10 @@ def on_the_gpu(call: Call) -> State:
     """The state, back where it can be compared."""
     call = map_arrays(call, lambda x: x.to("cuda:0"))
     asked = problem_of(call)
-    chosen = plan(asked, face.machine("cuda:0"), "hopper")
-    found = kernel("hopper", chosen.offer.kernel).launch(chosen, call)
+    machine = face.machine("cuda:0")
+    offered = offer(asked, machine)
+    assert isinstance(offered, Offer)
+    found = kernel("hopper", offered.kernel).launch(Plan(asked, machine, "hopper", offered), call)
     return State(found.out.cpu(), found.lse.cpu())
 
 

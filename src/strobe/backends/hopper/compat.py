@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import tma
 from triton.language import core
 
 aggregate = gluon.aggregate if hasattr(gluon, "aggregate") else core._aggregate  # public from 3.8
+send_rows = async_copy.async_load if hasattr(async_copy, "async_load") else async_copy.async_copy_global_to_shared  # 3.8
 fetch = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared  # 3.8 renamed it, 3.9 refuses the old name
 write_back = tma.async_store if hasattr(tma, "async_store") else tma.async_copy_shared_to_global
 barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # 3.7

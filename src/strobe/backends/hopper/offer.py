@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from strobe.answers import Offer, Question, Refusal
+from strobe.backends.hopper import decoding
 from strobe.backends.hopper.forms import ROWS, TILES, form, packable, padded
 from strobe.layouts import Packed, Paged
 from strobe.machine import Machine
@@ -11,10 +12,26 @@ from strobe.problem import Problem, key_sides
 
 OLDEST, NEWEST = (3, 6), (3, 9)  # whose names `compat.py` knows
 DTYPES = ("bfloat16", "float16")
+CACHED = 4  # times as many keys as queries: those that came before lie in a cache, whose reading is cut over the whole chip
 
 
 def offer(problem: Question, machine: Machine) -> Offer | Refusal:
-    """An offer for attention of 64 rows or more on a Hopper GPU; all reasons otherwise."""
+    """An offer for attention on a Hopper GPU, of prompts or of tokens over a cache; all reasons of both otherwise."""
+    no = _machine(machine)
+    if no or not isinstance(problem, Problem) or problem.verb != "attention":
+        return forward(problem, machine)
+    asked = [decoding.decode, forward]
+    if not isinstance(problem.call.keys, Paged) and problem.S < CACHED * problem.T:
+        asked.reverse()
+    answers = [ask(problem, machine) for ask in asked]
+    for answer in answers:
+        if isinstance(answer, Offer):
+            return answer
+    return Refusal(tuple(dict.fromkeys(why for answer in answers if isinstance(answer, Refusal) for why in answer.reasons)))
+
+
+def forward(problem: Question, machine: Machine) -> Offer | Refusal:
+    """An offer for 64 rows or more."""
     no = _machine(machine)
     if not isinstance(problem, Problem) or problem.verb != "attention":
         return Refusal((*no, "forward attention only"))

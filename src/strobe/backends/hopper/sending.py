@@ -12,10 +12,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 
+from strobe.backends.hopper.compat import send_rows
 from strobe.backends.hopper.parts import STREAM, between, sequence, span
-
-# The one name here that moved between Triton 3.6 and 3.9; it goes to `compat.py` when the room's branches meet.
-send_rows = async_copy.async_load if hasattr(async_copy, "async_load") else async_copy.async_copy_global_to_shared
 
 
 @gluon.constexpr_function
