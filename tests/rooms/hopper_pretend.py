@@ -460,6 +460,6 @@ class Kernel:
 
     def run(self, grid: int, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         kernel = words()[self.name]
-        named = {name: value for name, value in named.items() if name != "num_warps"}
+        named = {name: value for name, value in named.items() if name not in ("num_warps", "enable_fp_fusion")}
         given = [Array(x) if hasattr(x, "block_shape") else Pointer(x) if isinstance(x, Tensor) else x for x in args]
         Chip(self.seed).run(grid, lambda: kernel(*given, **named))

@@ -28,6 +28,7 @@ from strobe.state import State
 
 LOG2_E = gl.constexpr(1.4426950408889634)  # 1 / ln 2
 LN_2 = gl.constexpr(0.6931471805599453)
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}  # Triton 3.10 will not fuse unless it is told to
 
 # the numbers of a job
 MORE = gl.constexpr(0)  # 0 tells that there is no job any more
@@ -442,7 +443,7 @@ def launch(plan: Plan, call: Call) -> State:
             known.before, known.after, known.scale, known.inner,
         )  # fmt: skip
         key = (plan, q.get_device(), k_steps, v_steps, *aligned_to(sink, *at))
-        start(attend, min(tiles, plan.machine.units), args, {"form": form, "num_warps": 4}, key)
+        start(attend, min(tiles, plan.machine.units), args, {"form": form, **OPTIONS}, key)
     return State(out, lse)
 
 
@@ -458,7 +459,7 @@ def _tiles(plan: Plan, known: arguments.Fixed, q: Tensor, offsets: Any) -> tuple
     most = q.shape[0] // each + problem.B
     held = torch.empty(2 + 2 * most, dtype=torch.int32, device=q.device)
     count, counter, listed = held[:1], held[1:2], held[2:]
-    named = {"EACH": each, "BLOCK": 128, "num_warps": 4}
+    named = {"EACH": each, "BLOCK": 128, **OPTIONS}
     key = (plan, q.get_device(), *aligned_to(offsets))
     start(list_tiles, problem.B, (offsets, listed, count, counter, problem.B), named, key)
     return listed, count, counter, most * known.units
