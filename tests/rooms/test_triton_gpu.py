@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from strobe import Causal, Packed, Paged, State, append, attention, attention_state, merge, using
+from strobe import Causal, Mask, Packed, Paged, State, append, attention, attention_state, merge, using
+from strobe.faces import torch as face
+from strobe.layouts import Dense
 from strobe.masks import Window
+from strobe.problem import Call
 
 from ..contract.rooms import on_a_gpu
 
@@ -110,6 +113,28 @@ def test_elements_beyond_two_to_the_31_are_read_where_they_are(T: int) -> None:
     last = attention(q, k[:, -64:], v[:, -64:])
     turned = attention(q, torch.cat([k[:, :1], k[:, -64:]], 1)[:, 1:], torch.cat([v[:, :1], v[:, -64:]], 1)[:, 1:])
     torch.testing.assert_close(last, turned)
+
+
+LIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "dense": lambda x: x,
+    "heads first": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "every other token": lambda x: torch.cat((x, x), 2).view(x.shape[0], 2 * x.shape[1], *x.shape[2:])[:, ::2],
+    "beside 16 bytes": lambda x: torch.cat((x.new_zeros(1), x.flatten()))[1:].view(x.shape),
+}
+
+
+@pytest.mark.parametrize("mask", [Causal(), Causal() & Window(before=30)], ids=["causal", "window"])
+@pytest.mark.parametrize("name", LIES)
+def test_a_call_like_one_before_has_its_own_arrays(name: str, mask: Mask) -> None:
+    for stream in (torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.current_stream()):
+        q, k, v = (LIES[name](drawn(2, 150, heads, 64)) for heads in (8, 2, 2))
+        call = Call(q, Dense(k, v), mask)
+        expected = face.launch(face.plan_of(call), call)
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            found = attention_state(q, k, v, mask=mask)
+        torch.cuda.synchronize()
+        assert torch.equal(found.out, expected.out) and torch.equal(found.lse, expected.lse)
 
 
 @pytest.mark.parametrize("D", [64, 128, 96])

@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from strobe.errors import Invalid, Unsupported
 from strobe.faces.seam import flatten, unflatten
-from strobe.faces.torch import _described, launch, plan_of, planned, wants_gradient
+from strobe.faces.torch import _ARRAYS, _described, planned, wants_gradient
+from strobe.faces.torch import attend as unrecorded
 from strobe.layouts import Dense, Paged
 from strobe.plan import Plan
 from strobe.problem import Call, check, key_sides
@@ -33,10 +34,7 @@ def attend(call: Call) -> State:
         _refuse_cache_gradients(call)
         q, k, v, bias, slopes, sink, rest, words, sizes = flatten(call)
         return State(*torch.ops.strobe.attention.default(q, k, v, bias, slopes, sink, rest, words, sizes))
-    return launch(plan_of(call), call)  # no array asks for a gradient, so there is nothing to switch off
-
-
-_ARRAYS = (Tensor, torch.nn.Parameter)
+    return unrecorded(call)  # no array asks for a gradient, so there is nothing to switch off
 
 
 def _simple(call: Call) -> bool:
@@ -62,7 +60,7 @@ class _Simple(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, others: Call) -> tuple[Tensor, Tensor]:
         call = others._replace(q=q, keys=Dense(k, v))
-        out, lse = launch(plan_of(call), call)
+        out, lse = unrecorded(call)
         ctx.others = others
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.set_materialize_grads(False)
@@ -101,8 +99,7 @@ _library.define(
 
 
 def _attention(*flat: Any) -> tuple[Tensor, Tensor]:
-    call = unflatten(*flat)
-    out, lse = launch(plan_of(call), call)
+    out, lse = unrecorded(unflatten(*flat))
     return out, lse
 
 

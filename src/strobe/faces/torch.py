@@ -22,6 +22,7 @@ from strobe.plan import Plan, plan
 from strobe.problem import Call, Described, check, key_sides, map_arrays
 from strobe.rooms import NAMED, ROOMS, kernel
 from strobe.state import State
+from strobe.terms import SoftCap
 
 _room: ContextVar[str | None] = ContextVar("strobe_room", default=None)
 _invariant: ContextVar[bool] = ContextVar("strobe_invariant", default=False)
@@ -144,6 +145,44 @@ def run(chosen: Plan, call: Call) -> State:
         return launch(chosen, call)
     with torch.no_grad():
         return launch(chosen, call)
+
+
+_ARRAYS = (Tensor, torch.nn.Parameter)
+_MOST_READY = 4096
+_ready: dict[Any, Callable[[Any, Any, Any], State | None] | None] = {}
+
+
+def ready(call: Call) -> State | None:
+    """The state of a call like one before: plain arrays on a GPU of the same shapes, strides and dtypes, the same numbers beside
+    them. Such a call was checked and planned. None where there was none, or its kernel has no such way."""
+    q, keys, mask, scale, cap, bias, alibi, sink, dropout, first = call
+    if type(keys) is not Dense or not (bias is alibi is sink is dropout is first is None):
+        return None
+    k, v = keys.k, keys.v
+    if not (type(q) in _ARRAYS and type(k) in _ARRAYS and type(v) in _ARRAYS) or not q.is_cuda or not isinstance(mask, Mask):
+        return None
+    if not mask.plain or not (cap is None or type(cap) is SoftCap):
+        return None
+    key = (
+        mask, scale, cap, _room.get(), _invariant.get(), q.dtype, k.dtype, v.dtype, q.get_device(), k.get_device(), v.get_device(),
+        q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(),
+    )  # fmt: skip
+    try:
+        run = _ready[key]
+    except KeyError:
+        chosen = plan_of(call)
+        shortcut: Any = getattr(kernel(chosen.room, chosen.offer.kernel), "kept_run", None)
+        run = None if shortcut is None else shortcut(chosen)
+        if len(_ready) >= _MOST_READY:
+            _ready.clear()
+        _ready[key] = run
+    return None if run is None else run(q, k, v)
+
+
+def attend(call: Call) -> State:
+    """The state, unrecorded."""
+    found = ready(call)
+    return launch(plan_of(call), call) if found is None else found
 
 
 @lru_cache(maxsize=4096)

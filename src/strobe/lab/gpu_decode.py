@@ -73,8 +73,14 @@ class Bench:
     device: str = "cuda"
     fa3: bool = False
 
+    def caches(self, case: Case, count: int) -> list[Any]:
+        """Buffers: `(k, v)` of dense arrays, or pages that share a table and lengths, as the layers of a model do."""
+        first = self.cache(case)
+        others = [self.cache(case) for _ in range(count - 1)]
+        return [first, *(replace(keys, table=first.table, lengths=first.lengths) if case.page else keys for keys in others)]
+
     def cache(self, case: Case) -> Any:
-        """One buffer: `(k, v)` of dense arrays, or pages."""
+        """One buffer."""
         if not case.page:
             return self._side((case.B, case.S, case.G, case.D), case.narrow), self._side((case.B, case.S, case.G, case.D), case.narrow)
         pages = -(-case.S // case.page)
@@ -122,7 +128,7 @@ def suite(bench: Bench, quick: bool) -> list[Callable[[], Work]]:
 def calls(bench: Bench, case: Case, mask: Mask = CAUSAL) -> tuple[list[Run], list[Any], Tensor]:
     """A call for each buffer, the buffers, and the queries; the first call's result is checked."""
     q = bench.queries(case)
-    held = [bench.cache(case) for _ in range(buffers(case.bytes))]
+    held = bench.caches(case, buffers(case.bytes))
     runs = [lambda k=k: attention(q, *_given(k), mask=mask) for k in held]
     near(str(case), runs[0](), _reference(q, held[0], mask))
     return runs, held, q
@@ -223,7 +229,9 @@ def cascade(bench: Bench, common: int, own: int) -> Work:
     B, page = 64, 64
     case = Case(B, 32, 8, common + own, page=page)
     q, prefix = bench.queries(case), Case(1, 32, 8, common, page=page)
-    held = [(bench.cache(prefix), bench.cache(replace(case, S=own))) for _ in range(buffers(replace(case, S=own).bytes))]
+    mine = replace(case, S=own)
+    count = buffers(mine.bytes)
+    held = list(zip(bench.caches(prefix, count), bench.caches(mine, count), strict=True))
 
     def shared(first: Paged, rest: Paged) -> Tensor:
         out, lse = attention_state(q.transpose(0, 1), first, mask=Full())

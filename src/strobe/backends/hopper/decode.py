@@ -29,7 +29,7 @@ from strobe.backends.hopper.merge import merge_parts
 from strobe.backends.hopper.narrow import keys_of, not_finite, values_of
 from strobe.backends.hopper.parts import EVEN, FAR, FIXED, STREAM, between, even, fixed, parts_of, sequence, share, span, stream_slot
 from strobe.backends.hopper.scoring import LOG2_E, scored, span_of_all, visible
-from strobe.backends.hopper.sending import copy_queries, held, loading, row_offsets, send
+from strobe.backends.hopper.sending import copy_queries, held, loading, pages_of, row_offsets, send
 from strobe.layouts import Paged
 from strobe.masks import Tree, split
 from strobe.plan import Plan
@@ -133,7 +133,8 @@ def tamed(
         last = gl.maximum(high - 1, 0)
         for j in range(BN):
             key = between(n + j, low, last)
-            base, offset = row_offsets(key, n, last, i_b, start, p_table, s_table, pages, sv_b, sv_t, PAGE, BN)
+            page = pages_of(key, n, last, i_b, p_table, s_table, PAGE, BN)
+            base, offset = row_offsets(key, page, i_b, start, pages, sv_b, sv_t, PAGE, BN)
             b_wide = gl.load(p_v + base + i_g.to(gl.int64) * sv_h + offset + o_v, mask=o_v < V, other=0.0).to(gl.float32)[None, :]
             b_seen = visible(b_t, n + j, i_b, length, at, T, before, after, p_tree, st_b, st_t, st_j)
             b_acc += gl.where(b_seen & (b_wide * 0.0 != 0.0), b_wide, 0.0)
@@ -252,12 +253,14 @@ def attend(
         if SPLIT != STREAM:
             copy_queries(q_tiles.index(0), p_q, i_b, i_g, i_m, rows, rows > 0, sq_b, sq_t, sq_h, GROUP, D, LOAD_Q, ALIGNED)
         l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = i_b, n, start, low, high, in_sequence, i * 0 + 1, i * 0, count
+        o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_K)), low, gl.maximum(high - 1, 0))
+        l_page = pages_of(o_n, n, gl.maximum(high - 1, 0), i_b, p_table, s_table, PAGE, BN)
         for ahead in gl.static_range(STAGES):
-            l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = send(
-                ahead, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, q_tiles, k_tiles, v_tiles, k_scales, v_scales,
-                i_g, i_m, p_q, p_k_units, p_v_units, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T, before,
-                after, s_table, pages, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, TREE,
-                GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K, LOAD_V, LOAD_S, SPLIT, ALIGNED, FAR,
+            l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page = send(
+                ahead, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page, q_tiles, k_tiles, v_tiles, k_scales,
+                v_scales, i_g, i_m, p_q, p_k_units, p_v_units, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T,
+                before, after, s_table, pages, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h,
+                TREE, GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K, LOAD_V, LOAD_S, SPLIT, ALIGNED, FAR,
             )  # fmt: skip
         o_row = i_m * BM + gl.arange(0, BM, layout=ROW)
         b_t = (o_row // GROUP)[:, None]
@@ -308,11 +311,11 @@ def attend(
                 b_acc = warpgroup_mma(b_w, v_tiles.index(stage), b_acc)
             else:
                 b_acc = mma_v2(b_w, values_of(v_tiles.index(stage), VALUES, KIND, dtype), b_acc)
-            l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = send(
-                stage, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, q_tiles, k_tiles, v_tiles, k_scales, v_scales,
-                i_g, i_m, p_q, p_k_units, p_v_units, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T, before,
-                after, s_table, pages, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, TREE,
-                GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K, LOAD_V, LOAD_S, SPLIT, ALIGNED, FAR,
+            l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page = send(
+                stage, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page, q_tiles, k_tiles, v_tiles, k_scales,
+                v_scales, i_g, i_m, p_q, p_k_units, p_v_units, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T,
+                before, after, s_table, pages, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h,
+                TREE, GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K, LOAD_V, LOAD_S, SPLIT, ALIGNED, FAR,
             )  # fmt: skip
             stage = gl.where(stage == STAGES - 1, 0, stage + 1)
             n += BN

@@ -38,21 +38,40 @@ def held(rows, width, dtype, wide):
 
 
 @gluon.jit
-def row_offsets(o_n, n, last, i_b, start, p_table, s_table, pages, s_b, s_t, PAGE: gl.constexpr, BN: gl.constexpr):
-    """(offset of the sequence or page, offsets [BN] from there) of the keys o_n of the tile at n, none of them behind `last`; table
-    entries are clamped to pages that there are."""
+def pages_of(o_n, n, last, i_b, p_table, s_table, PAGE: gl.constexpr, BN: gl.constexpr):
+    """The table's entries for the keys o_n of the tile at n, none of them behind `last`: one where a tile lies in a page, 0 without a
+    table. Asked for a tile ahead, since a copy can't begin before its address is there."""
+    if PAGE == 0:
+        found = i_b * 0
+    elif PAGE % BN == 0:
+        found = gl.load(p_table + i_b.to(gl.int64) * s_table + gl.minimum(n, last) // PAGE)
+    else:
+        found = gl.load(p_table + i_b.to(gl.int64) * s_table + o_n // PAGE)
+    return found
+
+
+@gluon.jit
+def row_offsets(o_n, page, i_b, start, pages, s_b, s_t, PAGE: gl.constexpr, BN: gl.constexpr):
+    """(offset of the sequence or page, offsets [BN] from there) of keys o_n in the pages that `pages_of` found, which are clamped to
+    pages that there are."""
     if PAGE == 0:
         base = i_b.to(gl.int64) * s_b + start.to(gl.int64) * s_t
         offsets = o_n.to(gl.int64) * s_t
-    elif PAGE % BN == 0:  # one table entry a tile
-        page = gl.load(p_table + i_b.to(gl.int64) * s_table + gl.minimum(n, last) // PAGE)
+    elif PAGE % BN == 0:
         base = between(page, 0, pages - 1).to(gl.int64) * s_b
         offsets = (o_n % PAGE).to(gl.int64) * s_t
     else:
-        page = gl.load(p_table + i_b.to(gl.int64) * s_table + o_n // PAGE)
-        base = n.to(gl.int64) * 0
+        base = i_b.to(gl.int64) * 0
         offsets = between(page, 0, pages - 1).to(gl.int64) * s_b + (o_n % PAGE).to(gl.int64) * s_t
     return base, offsets
+
+
+@gluon.jit
+def laid(page, LAYOUT: gl.constexpr, PAGE: gl.constexpr, BN: gl.constexpr):
+    """The entries, in the layout of those who ask."""
+    if PAGE % BN != 0:
+        page = gl.convert_layout(page, LAYOUT)
+    return page
 
 
 @gluon.jit
@@ -92,11 +111,11 @@ def copy_queries(
 
 @gluon.jit
 def send(
-    stage, i_b, n, start, low, high, tiles, new, slot, to_send, q_tiles, k_tiles, v_tiles, k_scales, v_scales, i_g, i_m, p_q, p_k, p_v,
-    p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T, before, after, s_table, pages, sq_b, sq_t, sq_h, sk_b, sk_t,
-    sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, TREE: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, WK: gl.constexpr,
-    WV: gl.constexpr, PAGE: gl.constexpr, LOAD_Q: gl.constexpr, LOAD_K: gl.constexpr, LOAD_V: gl.constexpr, LOAD_S: gl.constexpr,
-    SPLIT: gl.constexpr, ALIGNED: gl.constexpr, FAR: gl.constexpr,
+    stage, i_b, n, start, low, high, tiles, new, slot, to_send, page, q_tiles, k_tiles, v_tiles, k_scales, v_scales, i_g, i_m, p_q, p_k,
+    p_v, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T, before, after, s_table, pages, sq_b, sq_t, sq_h, sk_b,
+    sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, TREE: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr,
+    WK: gl.constexpr, WV: gl.constexpr, PAGE: gl.constexpr, LOAD_Q: gl.constexpr, LOAD_K: gl.constexpr, LOAD_V: gl.constexpr,
+    LOAD_S: gl.constexpr, SPLIT: gl.constexpr, ALIGNED: gl.constexpr, FAR: gl.constexpr,
 ):  # fmt: skip
     """Sends a tile of keys and the tile of its values, each a group of copies, empty if there is none to send; and goes on to the next,
     (sequence, n, start, low, high, tiles, new, slot, to send), which may lie in the next sequence and is new if it does. Strides
@@ -111,19 +130,20 @@ def send(
             tile = q_tiles.index(gl.where(new != 0, slot, SPARE))
             copy_queries(tile, p_q, i_b, i_g, i_m, T * GROUP, new != 0, sq_b, sq_t, sq_h, GROUP, D, LOAD_Q, ALIGNED)
         o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_K)), low, last)
-        base, offsets = row_offsets(o_n, n, last, i_b, start, p_table, s_table, pages, sk_b * STEP, sk_t * STEP, PAGE, BN)
+        base, offsets = row_offsets(o_n, page, i_b, start, pages, sk_b * STEP, sk_t * STEP, PAGE, BN)
         copy(k_tiles.index(stage), p_k + base + i_g.to(gl.int64) * (sk_h * STEP), offsets, WK, LOAD_K, ALIGNED)
         if p_k_scale is not None:
             o_s = between(n + gl.arange(0, BN, layout=LOAD_S), low, last)
-            base, offsets = row_offsets(o_s, n, last, i_b, start, p_table, s_table, pages, sx_b, sx_t, PAGE, BN)
+            base, offsets = row_offsets(o_s, laid(page, LOAD_S, PAGE, BN), i_b, start, pages, sx_b, sx_t, PAGE, BN)
             send_rows(k_scales.index(stage), p_k_scale + base + i_g * sx_h + offsets)
         async_copy.commit_group()
         o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_V)), low, last)
-        base, offsets = row_offsets(o_n, n, last, i_b, start, p_table, s_table, pages, sv_b * STEP, sv_t * STEP, PAGE, BN)
+        found = laid(page, gl.SliceLayout(1, LOAD_V), PAGE, BN)
+        base, offsets = row_offsets(o_n, found, i_b, start, pages, sv_b * STEP, sv_t * STEP, PAGE, BN)
         copy(v_tiles.index(stage), p_v + base + i_g.to(gl.int64) * (sv_h * STEP), offsets, WV, LOAD_V, ALIGNED)
         if p_v_scale is not None:
             o_s = between(n + gl.arange(0, BN, layout=LOAD_S), low, last)
-            base, offsets = row_offsets(o_s, n, last, i_b, start, p_table, s_table, pages, sy_b, sy_t, PAGE, BN)
+            base, offsets = row_offsets(o_s, laid(page, LOAD_S, PAGE, BN), i_b, start, pages, sy_b, sy_t, PAGE, BN)
             send_rows(v_scales.index(stage), p_v_scale + base + i_g * sy_h + offsets)
         async_copy.commit_group()
     else:
@@ -141,4 +161,7 @@ def send(
             n = low // BN * BN
             new = 1
             slot = gl.where(slot == q_tiles.shape[0] - 2, 0, slot + 1)
-    return i_b, n, start, low, high, tiles, new, slot, to_send
+    last = gl.maximum(high - 1, 0)
+    o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_K)), low, last)
+    page = pages_of(o_n, n, last, i_b, p_table, s_table, PAGE, BN)
+    return i_b, n, start, low, high, tiles, new, slot, to_send, page

@@ -99,10 +99,9 @@ class Lists(NamedTuple):
 class Terms(NamedTuple):
     """What makes a score of a product, and a weight of a score."""
 
-    scale: Any  # with 1 / ln 2 in it unless something is added to the score in natural units
+    scale: Any  # of a product; with 1 / limit in it, or, unless something is added in natural units, 1 / ln 2
     plain: Any = None  # 1 where the scale, above 0, is all that meets a product, so that it can wait until after the greatest
-    limit: Any = None
-    inverse_limit: Any = 1.0
+    limit: Any = None  # of a cap; with 1 / ln 2 in it unless something is added
     fast: Any = None  # 1 where a cap may be off by 2⁻¹¹: less than what bfloat16 rounds
     bias: Any = None
     bias_strides: Any = NOWHERE
@@ -137,6 +136,13 @@ class Box(TensorDescriptor):
 
     def __post_init__(self) -> None:
         """Nothing is left to look at."""
+
+
+def placed(x: Tensor, like: dict[str, Any]) -> Box:
+    """A box of an array that lies as another did."""
+    found = Box.__new__(Box)
+    found.__dict__.update(like, base=x)
+    return found
 
 
 def boxes(plan: Plan, *asked: tuple[Any, int, int]) -> tuple[Box, ...]:
@@ -337,11 +343,13 @@ def terms(plan: Plan, call: Call) -> Terms:
 def _terms(plan: Plan, call: Call) -> Terms:
     problem = plan.problem
     assert isinstance(problem, Problem)
-    natural = call.cap is not None or call.bias is not None or call.alibi is not None
-    found = Terms(problem.scale) if natural else Terms(problem.scale / math.log(2.0), 1 if problem.scale > 0 else None)
-    if call.cap is not None:
+    natural = call.bias is not None or call.alibi is not None
+    unit = 1.0 if natural else 1.0 / math.log(2.0)
+    if call.cap is None:
+        found = Terms(problem.scale * unit, 1 if problem.scale > 0 and not natural else None)
+    else:
         fast = problem.dtype == "bfloat16" and plan.machine.arch.startswith("sm") and not knobs.runtime.interpret
-        found = found._replace(limit=call.cap.limit, inverse_limit=1.0 / call.cap.limit, fast=1 if fast else None)
+        found = Terms(problem.scale / call.cap.limit, limit=call.cap.limit * unit, fast=1 if fast else None)
     if call.bias is not None:
         found = found._replace(bias=call.bias, bias_strides=broadcast(call.bias))
     if call.alibi is not None:

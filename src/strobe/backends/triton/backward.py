@@ -63,8 +63,8 @@ def weights(
     b_product, b_d_p, b_base, b_delta, b_bias, i_b, b_t, b_h, b_row, b_key, b_in, b_seen, first, terms, MASKED: tl.constexpr
 ):  # fmt: skip
     """(weights that met values, gradient of the score, gradient of the product) of a tile; b_product is q · k, b_d_p dO · v."""
-    b_capped = capped(b_product, terms)
-    b_p = tl.exp2(added(b_capped, b_bias, i_b, b_t, b_h, b_row, b_key, b_in, first, terms) - b_base)
+    b_s, b_tanh = capped(b_product, terms)
+    b_p = tl.exp2(added(b_s, b_bias, i_b, b_t, b_h, b_row, b_key, b_in, first, terms) - b_base)
     b_met = b_p
     if terms.threshold is not None:
         b_keep = kept(i_b, b_h, b_t, b_key, terms)
@@ -76,7 +76,6 @@ def weights(
         b_d_s = tl.where(b_seen, b_d_s, 0.0)
     b_d_product = b_d_s
     if terms.limit is not None:
-        b_tanh = b_capped * terms.inverse_limit
         b_d_product = b_d_s * (1.0 - b_tanh * b_tanh)
     return b_met, b_d_s, b_d_product
 

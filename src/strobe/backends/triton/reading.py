@@ -8,11 +8,13 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from strobe.backends.triton.sizes import tiles
-from strobe.backends.triton.starting import start
 
-WORDS, AT_ONCE, PROGRAMS = 2048, 4, 16  # words of a load, loads in flight, and programs a multiprocessor at most
+PROGRAMS = 16  # a multiprocessor
+WORDS, AT_ONCE = 1024, 4  # of a load, and loads in flight
+MOST = 4  # arrays: keys, values, their scales
 
 
 @triton.jit
@@ -21,26 +23,45 @@ def either(a, b):
     return a ^ b
 
 
-@triton.jit(do_not_specialize=["words", "each"])
-def read(p_words, p_never, words, each, WORDS: tl.constexpr, AT_ONCE: tl.constexpr):
-    """`each` words of the array, a program after another; a store that never happens keeps the loads."""
+@triton.jit
+def words_of(p_words, words, b_found, WORDS: tl.constexpr, AT_ONCE: tl.constexpr):
+    """A program's share of an array, one word of each of WORDS lanes."""
+    each = tl.cdiv(tl.cdiv(words, tl.num_programs(0)), WORDS) * WORDS
     first = tl.program_id(0).to(tl.int64) * each
     last = tl.minimum(first + each, words)
-    b_found = tl.zeros([WORDS], tl.int32)
     for at in range(first, last, WORDS * AT_ONCE):
         for i in tl.static_range(AT_ONCE):
             o = at + i * WORDS + tl.arange(0, WORDS)
             b_found = b_found ^ tl.load(p_words + o, mask=o < last, other=0)
+    return b_found
+
+
+@triton.jit(do_not_specialize=["n_a", "n_b", "n_c", "n_d"])
+def read(p_a, p_b, p_c, p_d, p_never, n_a, n_b, n_c, n_d, WORDS: tl.constexpr, AT_ONCE: tl.constexpr, DEPENDENT: tl.constexpr):
+    """All words of four arrays, those of nothing being None; a store that never happens keeps the loads."""
+    if DEPENDENT:  # the next reader may start while this one ends, as our kernels may
+        gdc_launch_dependents()
+        gdc_wait()
+    b_found = words_of(p_a, n_a, tl.zeros([WORDS], tl.int32), WORDS, AT_ONCE)
+    if p_b is not None:
+        b_found = words_of(p_b, n_b, b_found, WORDS, AT_ONCE)
+    if p_c is not None:
+        b_found = words_of(p_c, n_c, b_found, WORDS, AT_ONCE)
+    if p_d is not None:
+        b_found = words_of(p_d, n_d, b_found, WORDS, AT_ONCE)
     found = tl.reduce(b_found, 0, either)
     if found == 123456789:
         tl.store(p_never, found)
 
 
 def launch(arrays: Sequence[Tensor], units: int) -> None:
-    """Reads contiguous arrays, once each; nothing waits for the device."""
-    for x in arrays:
-        words = x.flatten().view(torch.int32)
-        programs = max(1, min(PROGRAMS * units, tiles(words.numel(), WORDS * AT_ONCE)))
-        each = tiles(words.numel(), programs * WORDS) * WORDS
-        with torch.cuda.device_of(words):
-            start(read, (programs,), (words, words, words.numel(), each), {"WORDS": WORDS, "AT_ONCE": AT_ONCE, "num_warps": 8}, None)
+    """Reads one to four contiguous arrays, once each, in one kernel; nothing waits for the device."""
+    assert 0 < len(arrays) <= MOST, "keys, values and their scales"
+    words = [x.flatten().view(torch.int32) for x in arrays]
+    padding = [None] * (MOST - len(words))
+    counts = [x.numel() for x in words] + [0] * len(padding)
+    programs = max(1, min(PROGRAMS * units, max(tiles(n, WORDS) for n in counts)))
+    dependent = torch.version.hip is None and torch.cuda.is_available() and torch.cuda.get_device_capability(words[0].device)[0] >= 9
+    named = {"WORDS": WORDS, "AT_ONCE": AT_ONCE, "DEPENDENT": dependent, "num_warps": 4}
+    with torch.cuda.device_of(words[0]):
+        read[(programs,)](*words, *padding, words[0], *counts, **named, **({"launch_pdl": True} if dependent else {}))

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from triton import knobs
+from triton.runtime import driver
 
 from strobe.backends.triton import version
 from strobe.layouts import Dense, Paged
@@ -66,6 +68,21 @@ def alike(plan: Plan, call: Call, *others: Tensor) -> Any:
             return None
         found.append(x.stride())
     return tuple(found)
+
+
+def compiled(kernel: Any, dims: int, key: Any) -> tuple[Any, tuple[Any, ...]] | None:
+    """The kernel's machine code and constants for arguments that `alike` says are alike, once it was started with such."""
+    return None if key is None else _known.get((kernel, dims, *key))
+
+
+def again(made: Any, grid: tuple[int, int], device: int, args: tuple[Any, ...]) -> None:
+    """Starts machine code on a device; pointers may be numbers, which the launcher then does not look up."""
+    if knobs.runtime.launch_enter_hook is not None or device != driver.active.get_current_device():
+        with torch.cuda.device(device):
+            made[(*grid, 1)](*args)
+        return
+    stream = driver.active.get_current_stream(device)
+    made.run(*grid, 1, stream, made.function, made.packed_metadata, None, None, knobs.runtime.launch_exit_hook, *args)
 
 
 def start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], named: dict[str, Any], key: Any) -> None:

@@ -167,11 +167,13 @@ def visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED: tl.c
 
 @triton.jit
 def capped(b_product, terms):
-    """Scores of a tile of products q · k before anything is added; in base 2 if nothing is."""
+    """(scores of a tile of products q · k before anything is added, in base 2 if nothing is; where there is a cap, what it multiplies)."""
     b_s = b_product * terms.scale
+    b_tanh = b_s
     if terms.limit is not None:
-        b_s = terms.limit * tanh_of(b_s * terms.inverse_limit, terms.fast is not None)
-    return b_s
+        b_tanh = tanh_of(b_s, terms.fast is not None)
+        b_s = terms.limit * b_tanh
+    return b_s, b_tanh
 
 
 @triton.jit
@@ -187,7 +189,7 @@ def added(b_s, b_bias, i_b, b_t, b_h, b_row, b_key, b_in, first, terms):
         o_slope = i_b * terms.slope_strides[0] + b_h * terms.slope_strides[1]
         b_slope = tl.load(terms.slopes + o_slope, mask=b_row, other=0.0).to(tl.float32)
         b_s -= b_slope * tl.abs(first + b_t - b_key).to(tl.float32)
-    if (terms.limit is not None) or (terms.bias is not None) or (terms.slopes is not None):
+    if (terms.bias is not None) or (terms.slopes is not None):
         b_s *= LOG2_E
     return b_s
 
@@ -345,29 +347,28 @@ def product(b_a, b_b, b_sum, WIDEN: tl.constexpr):
 @triton.jit
 def scored(b_q, b_k, WIDEN: tl.constexpr):
     """q kᵀ of a tile. A product of float32 adds one number after another; the plain computation of few rows adds parts, so here of
-    few rows the even and the odd numbers are added apart, and of each again."""
+    few rows the numbers of a width are added in four parts or eight."""
     M: tl.constexpr = b_q.shape[0]
-    N: tl.constexpr = b_k.shape[0]
     D: tl.constexpr = b_q.shape[1]
-    if ((b_q.dtype == tl.float32) and (M <= 16)) and (D >= 64):
-        b_q_even, b_q_odd = tl.split(b_q.reshape([M, D // 2, 2]))
-        b_k_even, b_k_odd = tl.split(b_k.reshape([N, D // 2, 2]))
-        b_s = quarters(b_q_even, b_k_even, WIDEN) + quarters(b_q_odd, b_k_odd, WIDEN)
-    else:
-        b_s = product(b_q, tl.trans(b_k), tl.zeros([M, N], tl.float32), WIDEN)
-    return b_s
+    FEW: tl.constexpr = (b_q.dtype == tl.float32) and (M <= 32) and (D >= 64)
+    HALVINGS: tl.constexpr = (3 if D > 256 else 2) if FEW else 0
+    return in_parts(b_q, b_k, HALVINGS, WIDEN)
 
 
 @triton.jit
-def quarters(b_q, b_k, WIDEN: tl.constexpr):
-    """q kᵀ of a half of a width, in its even and its odd numbers."""
+def in_parts(b_q, b_k, HALVINGS: tl.constexpr, WIDEN: tl.constexpr):
+    """q kᵀ, the even and the odd numbers of a width apart, and so again."""
     M: tl.constexpr = b_q.shape[0]
     N: tl.constexpr = b_k.shape[0]
     D: tl.constexpr = b_q.shape[1]
-    zeros = tl.zeros([M, N], tl.float32)
-    b_q_even, b_q_odd = tl.split(b_q.reshape([M, D // 2, 2]))
-    b_k_even, b_k_odd = tl.split(b_k.reshape([N, D // 2, 2]))
-    return product(b_q_even, tl.trans(b_k_even), zeros, WIDEN) + product(b_q_odd, tl.trans(b_k_odd), zeros, WIDEN)
+    if HALVINGS == 0:
+        b_s = product(b_q, tl.trans(b_k), tl.zeros([M, N], tl.float32), WIDEN)
+    else:
+        b_q_even, b_q_odd = tl.split(b_q.reshape([M, D // 2, 2]))
+        b_k_even, b_k_odd = tl.split(b_k.reshape([N, D // 2, 2]))
+        # minus the negative: of a sum the compiler would make the second product's start, one number after another again
+        b_s = in_parts(b_q_even, b_k_even, HALVINGS - 1, WIDEN) - in_parts(-b_q_odd, b_k_odd, HALVINGS - 1, WIDEN)
+    return b_s
 
 
 @triton.jit
