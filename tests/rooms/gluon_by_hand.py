@@ -342,6 +342,8 @@ def ptx(text: str, args: list[Tensor], outs: int) -> list[Tensor]:
         x = [read(word) for word in words]
         if name == "mov.b32":
             made = x[0]
+        elif name == "and.b32":
+            made = x[0] & x[1]
         elif name == "xor.b32":
             made = x[0] ^ x[1]
         elif name == "shr.u32":
@@ -353,8 +355,6 @@ def ptx(text: str, args: list[Tensor], outs: int) -> list[Tensor]:
             source = x[0] | x[1] << 32  # of 64 bits, as long as bit 63 is 0
             assert bool((x[1] < 1 << 31).all())
             made = sum(((source >> (8 * (int(x[2]) >> 4 * i & 7))) & 0xFF) << 8 * i for i in range(4))
-        elif name == "sub.rn.f32":
-            made = _bits(_float(x[0], torch.float32) - _float(x[1], torch.float32))
         elif name in ("sub.rn.f16x2", "sub.rn.bf16x2"):
             dtype = torch.float16 if "bf16" not in name else torch.bfloat16
             low, high = (a - b for a, b in zip(halves(x[0], dtype), halves(x[1], dtype), strict=True))

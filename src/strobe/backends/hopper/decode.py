@@ -134,7 +134,7 @@ def tamed(
         for j in range(BN):
             key = between(n + j, low, last)
             page = pages_of(key, n, last, i_b, p_table, s_table, PAGE, BN)
-            base, offset = row_offsets(key, page, i_b, start, pages, sv_b, sv_t, PAGE, BN)
+            base, offset = row_offsets(key, page, i_b, start, pages, sv_b, sv_t, 1, PAGE, BN, False)
             b_wide = gl.load(p_v + base + i_g.to(gl.int64) * sv_h + offset + o_v, mask=o_v < V, other=0.0).to(gl.float32)[None, :]
             b_seen = visible(b_t, n + j, i_b, length, at, T, before, after, p_tree, st_b, st_t, st_j)
             b_acc += gl.where(b_seen & (b_wide * 0.0 != 0.0), b_wide, 0.0)
@@ -195,10 +195,11 @@ def attend(
     sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, s_table, s_slopes, st_b, st_t, st_j,
     GROUP: gl.constexpr, D: gl.constexpr, V: gl.constexpr, BD: gl.constexpr, BV: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
     STAGES: gl.constexpr, PAGE: gl.constexpr, KIND: gl.constexpr, SPLIT: gl.constexpr, BATCH: gl.constexpr, ALONE: gl.constexpr,
-    ALIGNED: gl.constexpr, FAR: gl.constexpr,
+    ALIGNED: gl.constexpr, NEAR: gl.constexpr, ALIKE: gl.constexpr, FAR: gl.constexpr,
 ):  # fmt: skip
     """A program's tiles of keys with a tile of rows. Strides are in units of 8 numbers of 16 bits where all are ALIGNED, in numbers
-    elsewhere; ALONE: all rows of a sequence see the same keys."""
+    elsewhere; NEAR: no offset in those takes more than 32 bits; ALIKE: keys lie as their values do; ALONE: all rows of a sequence see
+    the same keys."""
     gdc_wait()
     gdc_launch_dependents()  # not earlier: the merge reads the lengths before it waits, so what writes them has to have ended
     WARPS: gl.constexpr = gl.num_warps()
@@ -260,7 +261,7 @@ def attend(
                 ahead, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page, q_tiles, k_tiles, v_tiles, k_scales,
                 v_scales, i_g, i_m, p_q, p_k_units, p_v_units, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T,
                 before, after, s_table, pages, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h,
-                TREE, GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K, LOAD_V, LOAD_S, SPLIT, ALIGNED, FAR,
+                TREE, GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K, LOAD_V, LOAD_S, SPLIT, ALIGNED, NEAR, ALIKE, FAR,
             )  # fmt: skip
         o_row = i_m * BM + gl.arange(0, BM, layout=ROW)
         b_t = (o_row // GROUP)[:, None]
@@ -315,7 +316,7 @@ def attend(
                 stage, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page, q_tiles, k_tiles, v_tiles, k_scales,
                 v_scales, i_g, i_m, p_q, p_k_units, p_v_units, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T,
                 before, after, s_table, pages, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h,
-                TREE, GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K, LOAD_V, LOAD_S, SPLIT, ALIGNED, FAR,
+                TREE, GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K, LOAD_V, LOAD_S, SPLIT, ALIGNED, NEAR, ALIKE, FAR,
             )  # fmt: skip
             stage = gl.where(stage == STAGES - 1, 0, stage + 1)
             n += BN
@@ -418,6 +419,8 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
     aligned = not any(found[0] or any(s % 8 for s in strides[i]) for i, found in enumerate(lie[:3]) if found is not None)
     if aligned:
         strides[:3] = [tuple(s // 8 for s in found) for found in strides[:3]]
+    spans = [(sides[0].shape, strides[i]) for i in (1, 2)] + [(sides[0].shape, strides[i]) for i in (3, 4) if lie[i] is not None]
+    near = all(sum(n * s for n, s in zip(shape, found, strict=False)) < 2**31 for shape, found in spans)
     before, after, rest = split(call.mask)
     table, tree, slopes = lie[7], lie[9], lie[10]
     node = (0, 0, 0) if tree is None else (0 if rest[0].visible.shape[0] == 1 else tree[1], *tree[2:])
@@ -441,16 +444,17 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
     constants = {
         "D": problem.D, "BD": decoding.padded(problem.D), "STAGES": how.stages,
         "PAGE": sides[0].shape[1] if isinstance(call.keys, Paged) else 0, "KIND": name, "ALONE": decoding.alone(problem),
-        "ALIGNED": aligned, "num_warps": how.warps,
+        "ALIGNED": aligned, "NEAR": near, "ALIKE": strides[1] == strides[2] and problem.D == problem.V, "num_warps": how.warps,
         "maxnreg": 255,  # or ptxas spills, so that registers are left for more programs than shared memory holds
     }  # fmt: skip
     at_once = 1 if how.split == "fixed" else max(4, min(64, 1 << (how.parts - 1).bit_length()))
     each_row = 1 if problem.B * problem.G * rows <= 1024 else 4
+    few = how.split == "even" and how.parts <= 16 and each_row == 1  # a warp holds them all, and no sum crosses warps
     merge_constants = {"TREE": tree is not None, "EACH": each, "ROWS": each_row, "AT_ONCE": max(1, at_once // each_row)}
     grids = how.programs(problem.B), problem.B * how.lanes * decoding.tiles(rows, each_row)
     merge_numbers = (problem.B, problem.G, problem.T, problem.S, how.parts, places, first, before, after)
     work = places * (decoding.padded(problem.V) + 2)
-    return Kept(numbers, common | constants, merge_numbers, common | merge_constants | {"num_warps": 4}, grids, work)
+    return Kept(numbers, common | constants, merge_numbers, common | merge_constants | {"num_warps": 1 if few else 4}, grids, work)
 
 
 def _strides(shape: tuple[int, ...], lies: tuple[int, ...] | None) -> tuple[int, int, int]:

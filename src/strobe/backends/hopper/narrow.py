@@ -30,12 +30,10 @@ def widening(kind, half):
             "{ .reg .b32 y, c, d; mov.b32 c, 0x64646464; mov.b32 d, 0x64806480; xor.b32 y, $2, 0x80808080;"
             " prmt.b32 $0, y, c, 0x4240; prmt.b32 $1, y, c, 0x4341; sub.rn.f16x2 $0, $0, d; sub.rn.f16x2 $1, $1, d; }"
         )
-    if kind == "int8":
-        each = "".join(f" prmt.b32 a{i}, y, c, 0x744{i}; mov.b32 f{i}, a{i}; sub.rn.f32 f{i}, f{i}, 0f4B000080;" for i in range(4))
-        return (
-            "{ .reg .b32 y, c, a0, a1, a2, a3; .reg .f32 f0, f1, f2, f3; mov.b32 c, 0x4B000000; xor.b32 y, $2, 0x80808080;"
-            + each + " cvt.rn.bf16x2.f32 $0, f2, f0; cvt.rn.bf16x2.f32 $1, f3, f1; }"
-        )  # fmt: skip
+    if kind == "int8":  # 128 + the last seven bits, less 128, or less 256 where the first bit, a sign, is set: both are bfloat16
+        each = " and.b32 y, ${0}, 0xFF7FFF7F; and.b32 z, ${0}, 0xFF80FF80; sub.rn.bf16x2 ${0}, y, z;"
+        spread = " mov.b32 c, 0x43434343; prmt.b32 $0, $2, c, 0x4240; prmt.b32 $1, $2, c, 0x4341;"
+        return "{ .reg .b32 y, z, c;" + spread + each.format(0) + each.format(1) + " }"
     start = "{ .reg .b32 y; .reg .b16 a, b; prmt.b32 y, $2, 0, 0x3120; mov.b32 {a, b}, y;"
     start += f" cvt.rn.f16x2.{kind}x2 $0, a; cvt.rn.f16x2.{kind}x2 $1, b;"
     if half:

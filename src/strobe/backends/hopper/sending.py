@@ -51,19 +51,22 @@ def pages_of(o_n, n, last, i_b, p_table, s_table, PAGE: gl.constexpr, BN: gl.con
 
 
 @gluon.jit
-def row_offsets(o_n, page, i_b, start, pages, s_b, s_t, PAGE: gl.constexpr, BN: gl.constexpr):
+def row_offsets(
+    o_n, page, i_b, start, pages, s_b, s_t, STEP: gl.constexpr, PAGE: gl.constexpr, BN: gl.constexpr, NEAR: gl.constexpr
+):  # fmt: skip
     """(offset of the sequence or page, offsets [BN] from there) of keys o_n in the pages that `pages_of` found, which are clamped to
-    pages that there are."""
+    pages that there are. Strides are in units of STEP numbers, and NEAR arrays have fewer than 2³¹ units."""
+    kind: gl.constexpr = gl.int32 if NEAR else gl.int64
+    base = i_b.to(gl.int64) * 0
     if PAGE == 0:
         base = i_b.to(gl.int64) * s_b + start.to(gl.int64) * s_t
-        offsets = o_n.to(gl.int64) * s_t
+        units = o_n.to(kind) * s_t
     elif PAGE % BN == 0:
         base = between(page, 0, pages - 1).to(gl.int64) * s_b
-        offsets = (o_n % PAGE).to(gl.int64) * s_t
+        units = (o_n % PAGE).to(kind) * s_t
     else:
-        base = i_b.to(gl.int64) * 0
-        offsets = between(page, 0, pages - 1).to(gl.int64) * s_b + (o_n % PAGE).to(gl.int64) * s_t
-    return base, offsets
+        units = between(page, 0, pages - 1).to(kind) * s_b + (o_n % PAGE).to(kind) * s_t
+    return base * STEP, units.to(gl.int64) * STEP
 
 
 @gluon.jit
@@ -115,11 +118,11 @@ def send(
     p_v, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T, before, after, s_table, pages, sq_b, sq_t, sq_h, sk_b,
     sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, TREE: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr,
     WK: gl.constexpr, WV: gl.constexpr, PAGE: gl.constexpr, LOAD_Q: gl.constexpr, LOAD_K: gl.constexpr, LOAD_V: gl.constexpr,
-    LOAD_S: gl.constexpr, SPLIT: gl.constexpr, ALIGNED: gl.constexpr, FAR: gl.constexpr,
+    LOAD_S: gl.constexpr, SPLIT: gl.constexpr, ALIGNED: gl.constexpr, NEAR: gl.constexpr, ALIKE: gl.constexpr, FAR: gl.constexpr,
 ):  # fmt: skip
     """Sends a tile of keys and the tile of its values, each a group of copies, empty if there is none to send; and goes on to the next,
     (sequence, n, start, low, high, tiles, new, slot, to send), which may lie in the next sequence and is new if it does. Strides
-    of ALIGNED arrays are in units of 8 numbers of 16 bits."""
+    of ALIGNED arrays are in units of 8 numbers of 16 bits; ALIKE, keys lie as their values do."""
     BM: gl.constexpr = q_tiles.shape[1]
     BN: gl.constexpr = k_tiles.shape[1]
     STEP: gl.constexpr = 8 if ALIGNED else 1
@@ -130,21 +133,22 @@ def send(
             tile = q_tiles.index(gl.where(new != 0, slot, SPARE))
             copy_queries(tile, p_q, i_b, i_g, i_m, T * GROUP, new != 0, sq_b, sq_t, sq_h, GROUP, D, LOAD_Q, ALIGNED)
         o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_K)), low, last)
-        base, offsets = row_offsets(o_n, page, i_b, start, pages, sk_b * STEP, sk_t * STEP, PAGE, BN)
+        base, offsets = row_offsets(o_n, page, i_b, start, pages, sk_b, sk_t, STEP, PAGE, BN, NEAR)
         copy(k_tiles.index(stage), p_k + base + i_g.to(gl.int64) * (sk_h * STEP), offsets, WK, LOAD_K, ALIGNED)
         if p_k_scale is not None:
             o_s = between(n + gl.arange(0, BN, layout=LOAD_S), low, last)
-            base, offsets = row_offsets(o_s, laid(page, LOAD_S, PAGE, BN), i_b, start, pages, sx_b, sx_t, PAGE, BN)
-            send_rows(k_scales.index(stage), p_k_scale + base + i_g * sx_h + offsets)
+            base_s, offsets_s = row_offsets(o_s, laid(page, LOAD_S, PAGE, BN), i_b, start, pages, sx_b, sx_t, 1, PAGE, BN, NEAR)
+            send_rows(k_scales.index(stage), p_k_scale + base_s + i_g * sx_h + offsets_s)
         async_copy.commit_group()
-        o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_V)), low, last)
-        found = laid(page, gl.SliceLayout(1, LOAD_V), PAGE, BN)
-        base, offsets = row_offsets(o_n, found, i_b, start, pages, sv_b * STEP, sv_t * STEP, PAGE, BN)
+        if not ALIKE:
+            o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_V)), low, last)
+            found = laid(page, gl.SliceLayout(1, LOAD_V), PAGE, BN)
+            base, offsets = row_offsets(o_n, found, i_b, start, pages, sv_b, sv_t, STEP, PAGE, BN, NEAR)
         copy(v_tiles.index(stage), p_v + base + i_g.to(gl.int64) * (sv_h * STEP), offsets, WV, LOAD_V, ALIGNED)
         if p_v_scale is not None:
             o_s = between(n + gl.arange(0, BN, layout=LOAD_S), low, last)
-            base, offsets = row_offsets(o_s, laid(page, LOAD_S, PAGE, BN), i_b, start, pages, sy_b, sy_t, PAGE, BN)
-            send_rows(v_scales.index(stage), p_v_scale + base + i_g * sy_h + offsets)
+            base_s, offsets_s = row_offsets(o_s, laid(page, LOAD_S, PAGE, BN), i_b, start, pages, sy_b, sy_t, 1, PAGE, BN, NEAR)
+            send_rows(v_scales.index(stage), p_v_scale + base_s + i_g * sy_h + offsets_s)
         async_copy.commit_group()
     else:
         async_copy.commit_group()

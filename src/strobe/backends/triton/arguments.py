@@ -10,11 +10,11 @@ import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from triton import knobs
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from strobe.backends.triton.listing import list_blocks
 from strobe.backends.triton.sizes import boxes as by_boxes
 from strobe.backends.triton.sizes import Tile, listable, padded, section
 from strobe.backends.triton.tiles import DENSE, PACKED, PAGED, RANGED
@@ -316,23 +316,8 @@ def lists(plan: Plan, call: Call, of_keys: bool) -> Lists:
     assert isinstance(problem, Problem)
     before, after, parts = split(call.mask)
     part = next(part for part in parts if isinstance(part, Blocks))
-    kept = part.kept
     first = problem.S - problem.T if call.first is None else call.first
-    row, column = (torch.arange(n, device=kept.device) for n in kept.shape[-2:])
-    low = row * part.rows + first  # of the positions in a block of rows
-    high = (low + part.rows).clamp(max=problem.T + first) - 1
-    if before is not None:
-        kept = kept & ((column + 1) * part.columns > low[:, None] - before)
-    if after is not None:
-        kept = kept & (column * part.columns <= high[:, None] + after)
-    if of_keys:
-        kept = kept.mT
-    kept = kept.contiguous()
-    order = kept.logical_not().to(torch.uint8).argsort(dim=-1, stable=True).to(torch.int32)
-    counts = kept.sum(-1, dtype=torch.int32)
-    strides = [0 if n == 1 else s for n, s in zip(order.shape[:2], order.stride()[:2], strict=True)]
-    count_strides = [0 if n == 1 else s for n, s in zip(counts.shape[:2], counts.stride()[:2], strict=True)]
-    return Lists(order, (*strides, order.stride(2)), counts, (*count_strides, 0))
+    return Lists(*list_blocks(part, problem.T, first, before, after, of_keys))
 
 
 def terms(plan: Plan, call: Call) -> Terms:

@@ -24,7 +24,7 @@ from strobe.backends.triton.tiles import (
     LN_2, LOG2_E, added, at_row, bias_tile, capped, finite, kept, keys_seen, listed, product, queries_of, rows, scales, scored, sequence,
     tame, tile_of, values, visible, write,
 )  # fmt: skip
-from strobe.backends.triton.starting import again, alike, compiled
+from strobe.backends.triton.starting import Again, alike, compiled
 from strobe.backends.triton.starting import start as begin_kernel
 from strobe.layouts import Dense as Keys
 from strobe.plan import Plan
@@ -45,11 +45,12 @@ def begin(sink, o_h, m_row, BM: tl.constexpr, BV: tl.constexpr):
 
 @triton.jit
 def step(
-    b_m, b_l, b_acc, wild, b_q, n, whole, q, k, v, k_box, v_box, bias_box, t_low, layout, mask, terms, i_b, i_g, b_t, b_h, b_row, k_first,
-    length, first, prefix, MASKED: tl.constexpr, CAREFUL: tl.constexpr, LISTED: tl.constexpr, BY_ELEMENT: tl.constexpr, D: tl.constexpr,
-    V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
+    b_m, b_l, b_acc, wild, b_q, n, whole, partly, q, k, v, k_box, v_box, bias_box, t_low, layout, mask, terms, i_b, i_g, b_t, b_h, b_row,
+    k_first, length, first, prefix, MASKED: tl.constexpr, ONE: tl.constexpr, CAREFUL: tl.constexpr, LISTED: tl.constexpr,
+    BY_ELEMENT: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """What `begin` began, with the tile of keys at n; careful, a tile that is not whole has zeros for values that are NaN or
+    """What `begin` began, with the tile of keys at n, of which rows may see a part, or, in ONE loop, if it is so; careful, a tile that is not whole has zeros for values that are NaN or
     infinity, and `wild` tells that there were some."""
     dtype: tl.constexpr = q.data.dtype.element_ty
     o_n = n + tl.arange(0, BN)
@@ -70,10 +71,15 @@ def step(
                 b_bias = bias_tile(bias_box, terms, i_b, i_g, t_low, n, BM, BN)
             b_s, _ = capped(b_s, terms)
             b_s = added(b_s, b_bias, i_b, b_t, b_h, b_row, b_key, b_in, first, terms)
-        if MASKED:
-            if not BY_ELEMENT:  # not earlier, since it would wait in registers
-                b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED)
+        if BY_ELEMENT:
             b_s = tl.where(b_seen, b_s, float("-inf"))
+        elif MASKED and not ONE:  # not earlier, since it would wait in registers
+            b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED)
+            b_s = tl.where(b_seen, b_s, float("-inf"))
+        elif MASKED:
+            if partly:
+                b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED)
+                b_s = tl.where(b_seen, b_s, float("-inf"))
         b_top = tl.max(b_s, 1)
         if terms.plain is not None:
             b_top *= terms.scale
@@ -131,7 +137,9 @@ def attend(
     t_low = i_m * BM // GROUP
     t_high = tl.minimum(queries - 1, (i_m * BM + BM - 1) // GROUP)
     LISTED: tl.constexpr = lists.blocks is not None
-    low, high, full_low, full_high = keys_seen(first + t_low, first + t_high, first, length, prefix, mask, BY_ELEMENT or LISTED, BN)
+    # one loop, since the copy engine would stand still between two; but what more is done to a score would wait for the branch in it
+    ONE: tl.constexpr = ((k_box is not None) and (not BY_ELEMENT)) and (terms.plain is not None)
+    low, high, full_low, full_high = keys_seen(first + t_low, first + t_high, first, length, prefix, mask, BY_ELEMENT, BN)
     if SPLIT:  # equal parts of the tiles there are
         share = tl.cdiv(tl.cdiv(tl.maximum(high - low, 0), BN), splits) * BN
         low += tl.program_id(1) * share
@@ -145,10 +153,12 @@ def attend(
         p_list, count = listed(lists, i_b, i_g * GROUP, i_m * BM // GROUP // mask.block_rows)
         each = mask.block_columns // BN
         low_of, high_of = 0, count * each * BN  # places in the list, as if they were keys
+    elif ONE:
+        low_of, high_of = low, high
     else:
         low_of, high_of = low, tl.minimum(full_low, high)
     # where arrays say what is seen, no tile is known to be seen whole
-    for part in tl.static_range(1 if BY_ELEMENT or LISTED else 3):
+    for part in tl.static_range(1 if (BY_ELEMENT or LISTED) or ONE else 3):
         if part == 0:
             start = low_of
             stop = high_of
@@ -159,25 +169,29 @@ def attend(
             start = full_high
             stop = high
         # only a window leaves keys seen in part before those seen whole; what an empty loop would set up costs more than to ask
-        if ((part != 0) or BY_ELEMENT) or (LISTED or (mask.before is not None)):
+        if ((part != 0) or (BY_ELEMENT or ONE)) or (LISTED or (mask.before is not None)):
             if start < stop:
                 for at in tl.range(start, stop, BN):
                     n = at
                     if LISTED:
                         n = tl.load(p_list + at // BN // each) * mask.block_columns + at // BN % each * BN
+                    partly = (n < full_low) | (n >= full_high)
                     b_m, b_l, b_acc, wild = step(
-                        b_m, b_l, b_acc, wild, b_q, n, n < 0, q, k, v, k_box, v_box, bias_box, t_low, layout, mask, terms, i_b, i_g,
-                        b_t, b_h, b_row, k_first, length, first, prefix, part != 1, (UNSEEN and (part != 1)) and (k_box is None), LISTED,
-                        BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE, WIDEN,
+                        b_m, b_l, b_acc, wild, b_q, n, n < 0, partly, q, k, v, k_box, v_box, bias_box, t_low, layout, mask, terms, i_b,
+                        i_g, b_t, b_h, b_row, k_first, length, first, prefix, part != 1, ONE or LISTED,
+                        (UNSEEN and (part != 1)) and (k_box is None), LISTED, BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE, WIDEN,
                     )  # fmt: skip
+    if LISTED:  # what is not listed is looked at from here on too, and no tile is known to be seen whole
+        full_low, full_high = low, low
     if UNSEEN and (k_box is not None):  # values that go from the copy engine to the products are looked at afterwards
         if tl.max(tl.max((finite(b_acc) == 0).to(tl.int32), 1), 0) > 0:
             b_m, b_l, b_acc = begin(terms.sink, o_h, m_row, BM, BV)
             for n in tl.range(low, high, BN, num_stages=1, disable_licm=True):  # registers are for the loops above
+                whole = (n >= full_low) & (n < full_high)
                 b_m, b_l, b_acc, wild = step(
-                    b_m, b_l, b_acc, wild, b_q, n, (n >= full_low) & (n < full_high), q, k, v, k_box, v_box, bias_box, t_low, layout, mask,
-                    terms, i_b, i_g, b_t, b_h, b_row, k_first, length, first, prefix, True, True, False, BY_ELEMENT, D, V, BD, BV, BM, BN,
-                    WIDE, WIDEN,
+                    b_m, b_l, b_acc, wild, b_q, n, whole, n >= 0, q, k, v, k_box, v_box, bias_box, t_low, layout, mask, terms, i_b, i_g,
+                    b_t, b_h, b_row, k_first, length, first, prefix, True, False, True, False, BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE,
+                    WIDEN,
                 )  # fmt: skip
     if UNSEEN:
         if wild:  # NaN or infinity among values that only some of the rows see: those rows get them, one key after another
@@ -246,8 +260,7 @@ def start(plan: Plan, problem: Problem, call: Call, out: Rows, lse: Rows, sums: 
 class Begun(NamedTuple):
     """A start, to be made again."""
 
-    made: Any  # machine code
-    grid: tuple[int, int]
+    again: Again
     q: tuple[int, ...]  # strides
     k: tuple[int, ...]
     v: tuple[int, ...]
@@ -282,24 +295,21 @@ def kept_run(plan: Plan) -> Callable[[Tensor, Tensor, Tensor], State | None] | N
             state = launch(plan, call)
             made = compiled(attend, 2, alike(plan, call))
             if made is not None:
-                begun[lies] = _begun(plan, call, *made)
+                begun[lies] = _begun(plan, call, device, *made)
             return state
         out, lse = q.new_empty(shape), q.new_empty(rows, dtype=torch.float32)
-        boxes: Any = None, None
+        boxes: Any = (None, None)
         if found.boxes:
             of_k, of_v = found.boxes
             boxes = arguments.placed(k, of_k), arguments.placed(v, of_v)
-        args = (
-            (at_q, found.q), (at_k, found.k, *NO_SCALES), (at_v, found.v, *NO_SCALES), *boxes, None,
-            (out.data_ptr(), steps), (lse.data_ptr(), row_steps), None, *found.rest,
-        )  # fmt: skip
-        again(found.made, found.grid, device, args)
+        arrays = (at_q, found.q), (at_k, found.k, *NO_SCALES), (at_v, found.v, *NO_SCALES)
+        found.again(arrays, boxes, (None, (out.data_ptr(), steps), (lse.data_ptr(), row_steps), None, *found.rest))
         return State(out, lse)
 
     return run
 
 
-def _begun(plan: Plan, call: Call, made: Any, constants: tuple[Any, ...]) -> Begun:
+def _begun(plan: Plan, call: Call, device: int, made: Any, constants: tuple[Any, ...]) -> Begun:
     """How a call of plain arrays was started."""
     problem, known = plan.problem, arguments.fixed(plan)
     assert isinstance(problem, Problem)
@@ -313,4 +323,4 @@ def _begun(plan: Plan, call: Call, made: Any, constants: tuple[Any, ...]) -> Beg
     like = [{name: value for name, value in vars(box).items() if name != "base"} for box in boxes]
     strides = [x.stride()[:3] for x in (call.q, k, v)]
     programs = sizes.tiles(problem.T * problem.group, tile.rows) * pairs
-    return Begun(made, (programs, 1), strides[0], strides[1], strides[2], like, tail + constants)
+    return Begun(Again(made, (programs, 1), device), strides[0], strides[1], strides[2], like, tail + constants)

@@ -12,8 +12,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from strobe.backends.triton.sizes import tiles
 
-PROGRAMS = 16  # a multiprocessor
-WORDS, AT_ONCE = 1024, 4  # of a load, and loads in flight
+PROGRAMS = 32  # a multiprocessor
+WORDS, AT_ONCE = 1024, 2  # of a load, and loads of each array in flight
 MOST = 4  # arrays: keys, values, their scales
 
 
@@ -24,16 +24,18 @@ def either(a, b):
 
 
 @triton.jit
-def words_of(p_words, words, b_found, WORDS: tl.constexpr, AT_ONCE: tl.constexpr):
-    """A program's share of an array, one word of each of WORDS lanes."""
+def share_of(words, WORDS: tl.constexpr):
+    """(first word of an array that this program reads, words)."""
     each = tl.cdiv(tl.cdiv(words, tl.num_programs(0)), WORDS) * WORDS
     first = tl.program_id(0).to(tl.int64) * each
-    last = tl.minimum(first + each, words)
-    for at in range(first, last, WORDS * AT_ONCE):
-        for i in tl.static_range(AT_ONCE):
-            o = at + i * WORDS + tl.arange(0, WORDS)
-            b_found = b_found ^ tl.load(p_words + o, mask=o < last, other=0)
-    return b_found
+    return first, tl.minimum(first + each, words) - first
+
+
+@triton.jit
+def words_of(p_words, first, count, at, WORDS: tl.constexpr):
+    """Words of a program's share, zeros behind it."""
+    o = at + tl.arange(0, WORDS)
+    return tl.load(p_words + first + o, mask=o < count, other=0)
 
 
 @triton.jit(do_not_specialize=["n_a", "n_b", "n_c", "n_d"])
@@ -42,13 +44,22 @@ def read(p_a, p_b, p_c, p_d, p_never, n_a, n_b, n_c, n_d, WORDS: tl.constexpr, A
     if DEPENDENT:  # the next reader may start while this one ends, as our kernels may
         gdc_launch_dependents()
         gdc_wait()
-    b_found = words_of(p_a, n_a, tl.zeros([WORDS], tl.int32), WORDS, AT_ONCE)
-    if p_b is not None:
-        b_found = words_of(p_b, n_b, b_found, WORDS, AT_ONCE)
-    if p_c is not None:
-        b_found = words_of(p_c, n_c, b_found, WORDS, AT_ONCE)
-    if p_d is not None:
-        b_found = words_of(p_d, n_d, b_found, WORDS, AT_ONCE)
+    first_a, count_a = share_of(n_a, WORDS)
+    first_b, count_b = share_of(n_b, WORDS)
+    first_c, count_c = share_of(n_c, WORDS)
+    first_d, count_d = share_of(n_d, WORDS)
+    count = tl.maximum(tl.maximum(count_a, count_b), tl.maximum(count_c, count_d))
+    b_found = tl.zeros([WORDS], tl.int32)
+    for start in range(0, count, WORDS * AT_ONCE):
+        for i in tl.static_range(AT_ONCE):
+            at = start + i * WORDS
+            b_found = b_found ^ words_of(p_a, first_a, count_a, at, WORDS)
+            if p_b is not None:
+                b_found = b_found ^ words_of(p_b, first_b, count_b, at, WORDS)
+            if p_c is not None:
+                b_found = b_found ^ words_of(p_c, first_c, count_c, at, WORDS)
+            if p_d is not None:
+                b_found = b_found ^ words_of(p_d, first_d, count_d, at, WORDS)
     found = tl.reduce(b_found, 0, either)
     if found == 123456789:
         tl.store(p_never, found)
