@@ -101,6 +101,7 @@ LIFE = (
     Case("bert", 2, 65, 65, 4, 4, 64),
     Case("bert with padding", 2, 65, 65, 4, 4, 64, keys="ranged", lengths=(65, 20)),
     Case("t5 with position bias", 2, 33, 33, 4, 4, 64, scale=1.0, terms=("bias head",)),
+    Case("five sequences share a bias", 5, 20, 20, 2, 2, 64, mask=Causal(), terms=("bias head",), dtypes=("bfloat16",)),
     Case("bloom", 1, 64, 64, 8, 8, 64, mask=Causal(), terms=("alibi",)),
     Case("paligemma prefix", 2, 48, 48, 4, 1, 128, mask=prefix),
     Case("packed training", 2, 64, 64, 4, 4, 64, mask=documents),

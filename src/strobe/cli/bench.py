@@ -167,7 +167,8 @@ def features(arguments: argparse.Namespace) -> int:
 
 
 def gpu(arguments: argparse.Namespace) -> int:
-    """Prefill, training, features and memory on this GPU; writes `gpu.json`."""
+    """Prefill, training, features and memory on this GPU, in the Triton room; writes `gpu.json`."""
+    from strobe import using
     from strobe.lab import gpu as lab
 
     here = lab.check_gpu()
@@ -177,12 +178,13 @@ def gpu(arguments: argparse.Namespace) -> int:
     works += lab.features(arguments.quick)
     command = "strobe bench gpu" + " --flex" * arguments.flex + " --quick" * arguments.quick
     with Sheet(Path(arguments.out), "gpu", command, here, commit=arguments.commit) as sheet, progress(len(works) + 3) as advance:
-        for row in lab.measure(works):
-            sheet.rows.append(row)
-            advance(row.case)
-        for make in (lab.memory, lab.host, lab.first):
-            sheet.rows.append(make())
-            advance(sheet.rows[-1].case)
+        with using("triton"):
+            for row in lab.measure(works):
+                sheet.rows.append(row)
+                advance(row.case)
+            for make in (lab.memory, lab.host, lab.first):
+                sheet.rows.append(make())
+                advance(sheet.rows[-1].case)
     for title, rows in report.gpu_tables(sheet.result["rows"]).items():
         show_table(*rows, title=title)
     print(f"\nwritten: {sheet.path}")

@@ -29,6 +29,7 @@ from strobe.lab.results import Row
 TOKENS, WIDTH = 16384, 2048  # batch × length, heads × width
 WIDEST_TRAINED = 128  # of the rows that measure the backward pass
 ROUNDS, MILLISECONDS, IDLE = 5, 10.0, 0.06
+TERMS = ("cap", "sink", "bias", "bias of each sequence")
 FLASH, CUDNN, FLEX = "torch flash", "cuDNN", "FlexAttention"
 APART = {"forward": 0.02, "backward": 0.06}  # of a result, relative to its norm: both sides are rounded to bfloat16
 
@@ -65,6 +66,7 @@ class Work:
     run: Run
     peers: dict[str, Run]
     flops: float = 0.0
+    own_bytes: int = 0  # that what is measured adds to those of its yardstick
 
 
 def shapes(quick: bool) -> list[Shape]:
@@ -154,8 +156,8 @@ def features(quick: bool) -> list[Callable[[], Work]]:
     return [
         lambda: _window(long),
         *(lambda share=share: _blocks(long, share) for share in (0.5, 0.25, 0.125)),
-        *(lambda name=name: _term(name, "forward", S) for name in ("cap", "sink", "bias")),
-        *(lambda name=name: _term(name, "forward and backward", S) for name in ("cap", "sink", "bias")),
+        *(lambda name=name: _term(name, "forward", S) for name in TERMS),
+        *(lambda name=name: _term(name, "forward and backward", S) for name in TERMS),
     ]
 
 
@@ -188,22 +190,29 @@ def _term(name: str, verb: str, S: int) -> Work:
     q, k, v = arrays(shape, training)
     learnt = [q, k, v]
     more: dict[str, Any] = {"cap": SoftCap(30.0)}
-    if name != "cap":
-        size = (16,) if name == "sink" else (1, 16, S, S)
-        kind = torch.float32 if name == "sink" else torch.bfloat16
-        learnt.append(torch.randn(size, device="cuda", dtype=kind, requires_grad=training))
-        more = {name: Sink(learnt[-1]) if name == "sink" else learnt[-1]}
+    size = 0
+    if name == "sink":
+        learnt.append(torch.randn(16, device="cuda", requires_grad=training))
+        more = {"sink": Sink(learnt[-1])}
+    elif name != "cap":
+        sequences = 1 if name == "bias" else shape.batch
+        learnt.append(torch.randn(sequences, 16, S, S, device="cuda", dtype=torch.bfloat16, requires_grad=training))
+        more = {"bias": learnt[-1]}
+        # a sequence's half that is seen is read by each pass, three of a step; the gradient is written, of a shared one from those of
+        # all, which are written and read
+        half, whole = shape.batch * 16 * S * S, 2 * learnt[-1].numel()
+        size = half if not training else 3 * half + whole + (2 * half if name == "bias" else 0)
     gradient = torch.randn_like(q).detach()
 
     def step(leaves: list[Tensor], terms: dict[str, Any]) -> Any:
         out = attention(q, k, v, mask=Causal(), **terms)
         return torch.autograd.grad(out, leaves, gradient) if training else out
 
-    return Work(f"{name}, {verb} {shape}", lambda: step(learnt, more), {"without it": lambda: step(learnt[:3], {})})
+    return Work(f"{name}, {verb} {shape}", lambda: step(learnt, more), {"without it": lambda: step(learnt[:3], {})}, own_bytes=size)
 
 
-def measure(works: list[Callable[[], Work]]) -> Iterator[Row]:
-    """Rows, one after another; nothing of one is held when the next is made."""
+def measure(works: list[Callable[[], Work]], room: str = "triton") -> Iterator[Row]:
+    """Rows, one after another, of what runs in a room; nothing of one is held when the next is made."""
     for make in works:
         work = make()
         runs = {"strobe": work.run, **work.peers}
@@ -213,8 +222,12 @@ def measure(works: list[Callable[[], Work]]) -> Iterator[Row]:
                 samples[name].append(once(runs[name]))
         us = {name: round(1e6 * median(values), 2) for name, values in samples.items()}
         ours = us.pop("strobe")
-        more = {"rounds": ROUNDS, "tflops": round(work.flops / ours / 1e6, 1)} if work.flops else {"rounds": ROUNDS}
-        yield Row(work.case, ours, us, None, "triton", more=more)
+        more: dict[str, Any] = {"rounds": ROUNDS}
+        if work.flops:
+            more["tflops"] = round(work.flops / ours / 1e6, 1)
+        if work.own_bytes:
+            more["own_bytes"] = work.own_bytes
+        yield Row(work.case, ours, us, None, room, more=more)
         del work, runs
         torch.cuda.empty_cache()
 
@@ -279,13 +292,14 @@ def host(calls: int = 200) -> Row:
 
 FIRST = """
 import time, torch
-from strobe import Causal, attention
+from strobe import Causal, attention, using
 q, k, v = (torch.randn(1, 1024, 8, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3))
 torch.cuda.synchronize()
-start = time.perf_counter()
-attention(q, k, v, mask=Causal())
-torch.cuda.synchronize()
-print(time.perf_counter() - start)
+with using("triton"):
+    start = time.perf_counter()
+    attention(q, k, v, mask=Causal())
+    torch.cuda.synchronize()
+    print(time.perf_counter() - start)
 """
 
 

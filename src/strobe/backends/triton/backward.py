@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from strobe.backends.triton import arguments, sizes
+from strobe.backends.triton import arguments, shared, sizes
 from strobe.backends.triton.sizes import Tile, padded
 from strobe.backends.triton.starting import alike, start
 from strobe.backends.triton.tiles import (
@@ -392,7 +392,8 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
     d_q = (torch.zeros_like if isinstance(call.q, Packed) else torch.empty_like)(q, memory_format=torch.contiguous_format)
     d_k, d_v = (_like(x, call) for x in sides)
     d_slope = None if call.alibi is None else torch.zeros_like(lse)
-    d_bias = None if call.bias is None else torch.zeros_like(call.bias, memory_format=torch.contiguous_format)
+    make = torch.empty_like if shared.one_of_each(plan, call) else torch.zeros_like
+    d_bias = None if call.bias is None else make(call.bias, memory_format=torch.contiguous_format)
     # a last tile of rows reads past the end: what lies there is read and not looked at
     key = alike(plan, call, out, lse, grad_out)
     key = None if key is None or (grad_lse is not None and grad_lse.data_ptr() % 16) else (*key, grad_lse is None)
@@ -422,8 +423,10 @@ def _start(plan: Plan, problem: Problem, call: Call, known: tuple[Tensor, ...], 
     asked = arguments.layout(plan, call), arguments.seen(plan, call), arguments.terms(plan, call)
     made_for, pairs = arguments.sizes(plan, call), problem.B * problem.G
     places = problem.G, pairs, arguments.fixed(plan).section
-    at = None if d_bias is None else arguments.Rows(d_bias, arguments.broadcast(d_bias))
-    each = d_bias is not None and d_bias.numel() == problem.B * problem.H * problem.T * problem.S
+    one_of_each = d_bias is not None and shared.one_of_each(plan, call)
+    found_bias = shared.room_for_each(problem, d_bias) if d_bias is not None and one_of_each else d_bias
+    at = None if found_bias is None else arguments.Rows(found_bias, arguments.broadcast(found_bias))
+    each = found_bias is not None and found_bias.numel() == problem.B * problem.H * problem.T * problem.S
     assert d_q is not None
     with torch.cuda.device_of(q):
         if problem.T:
@@ -433,6 +436,8 @@ def _start(plan: Plan, problem: Problem, call: Call, known: tuple[Tensor, ...], 
             mine = arguments.rows(d_q), slope, at if each else None
             args = *read, *boxes, *known, *mine, *asked[:2], arguments.lists(plan, call, False), asked[2], problem.scale, *places
             start(d_queries, (programs,), args, made_for | arguments.options(tile), key)
+            if d_bias is not None and one_of_each:
+                shared.add(plan, call, found_bias, d_bias, tile)
         if problem.S and d_k is not None and d_v is not None:
             tile, boxes = _tile(plan, call, "keys", (k.data, v.data), (q, grad_out))
             mine = arguments.rows(d_k), arguments.rows(d_v)

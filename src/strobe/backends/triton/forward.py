@@ -50,8 +50,8 @@ def step(
     BY_ELEMENT: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """What `begin` began, with the tile of keys at n, of which rows may see a part, or, in ONE loop, if it is so; careful, a tile that is not whole has zeros for values that are NaN or
-    infinity, and `wild` tells that there were some."""
+    """What `begin` began, with the tile of keys at n. Rows may see a part of it; in ONE loop, if it is so. Careful, a tile that is not
+    whole has zeros for values that are NaN or infinity, and `wild` tells that there were some."""
     dtype: tl.constexpr = q.data.dtype.element_ty
     o_n = n + tl.arange(0, BN)
     b_key = o_n[None, :]
