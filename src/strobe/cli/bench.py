@@ -177,14 +177,17 @@ def gpu(arguments: argparse.Namespace) -> int:
     works += [lambda shape=shape: lab.backward(shape, arguments.flex) for shape in shapes if shape.D <= lab.WIDEST_TRAINED]
     works += lab.features(arguments.quick)
     command = "strobe bench gpu" + " --flex" * arguments.flex + " --quick" * arguments.quick
-    with Sheet(Path(arguments.out), "gpu", command, here, commit=arguments.commit) as sheet, progress(len(works) + 3) as advance:
-        with using("triton"):
-            for row in lab.measure(works):
-                sheet.rows.append(row)
-                advance(row.case)
-            for make in (lab.memory, lab.host, lab.first):
-                sheet.rows.append(make())
-                advance(sheet.rows[-1].case)
+    with (
+        Sheet(Path(arguments.out), "gpu", command, here, commit=arguments.commit) as sheet,
+        progress(len(works) + 3) as advance,
+        using("triton"),
+    ):
+        for row in lab.measure(works):
+            sheet.rows.append(row)
+            advance(row.case)
+        for make in (lab.memory, lab.host, lab.first):
+            sheet.rows.append(make())
+            advance(sheet.rows[-1].case)
     for title, rows in report.gpu_tables(sheet.result["rows"]).items():
         show_table(*rows, title=title)
     print(f"\nwritten: {sheet.path}")

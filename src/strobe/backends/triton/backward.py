@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from strobe.backends.triton import arguments, shared, sizes
+from strobe.backends.triton.shared import zeros_beside
 from strobe.backends.triton.sizes import Tile, padded
 from strobe.backends.triton.starting import alike, start
 from strobe.backends.triton.tiles import (
@@ -84,8 +85,8 @@ def weights(
 def d_queries(
     q, k, v, d_out, k_box, v_box, bias_box, p_base, p_delta, R, q_rows, d_q, d_slope, d_bias, layout, mask, lists, terms, scale, G, pairs,
     section,
-    BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr,
-    BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
+    BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows, as in `forward.py`."""
     dtype: tl.constexpr = q.data.dtype.element_ty
@@ -179,6 +180,8 @@ def d_queries(
                         b_d_q = product(b_d_product.to(dtype), b_k, b_d_q, WIDEN)
 
     write(d_q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D, b_d_q * scale)
+    if REST:
+        zeros_beside(d_bias, i_b, b_t, b_h, b_row, low, high, layout.S, BN)
     if d_slope is not None:
         tl.store(at_row(d_slope, i_b, o_token, o_h), b_d_slope, mask=m_row)
 
@@ -392,7 +395,7 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
     d_q = (torch.zeros_like if isinstance(call.q, Packed) else torch.empty_like)(q, memory_format=torch.contiguous_format)
     d_k, d_v = (_like(x, call) for x in sides)
     d_slope = None if call.alibi is None else torch.zeros_like(lse)
-    make = torch.empty_like if shared.one_of_each(plan, call) else torch.zeros_like
+    make = torch.empty_like if shared.rest(plan, call) or shared.one_of_each(plan, call) else torch.zeros_like
     d_bias = None if call.bias is None else make(call.bias, memory_format=torch.contiguous_format)
     # a last tile of rows reads past the end: what lies there is read and not looked at
     key = alike(plan, call, out, lse, grad_out)
@@ -435,7 +438,8 @@ def _start(plan: Plan, problem: Problem, call: Call, known: tuple[Tensor, ...], 
             slope = None if d_slope is None else arguments.numbers(d_slope)
             mine = arguments.rows(d_q), slope, at if each else None
             args = *read, *boxes, *known, *mine, *asked[:2], arguments.lists(plan, call, False), asked[2], problem.scale, *places
-            start(d_queries, (programs,), args, made_for | arguments.options(tile), key)
+            rest = {"REST": shared.rest(plan, call)}
+            start(d_queries, (programs,), args, made_for | rest | arguments.options(tile), key)
             if d_bias is not None and one_of_each:
                 shared.add(plan, call, found_bias, d_bias, tile)
         if problem.S and d_k is not None and d_v is not None:

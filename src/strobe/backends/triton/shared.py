@@ -21,8 +21,10 @@ from strobe.problem import Call, Problem
 MOST = 4  # sequences, and so gradients that there is room for
 
 
-@triton.jit(do_not_specialize=["B", "T", "S"])
-def add_up(p_each, p_sum, s_each, s_sum, layout, mask, B, T, S, GROUP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+@triton.jit(do_not_specialize=["T", "S"])
+def add_up(
+    p_each, p_sum, s_each, s_sum, layout, mask, T, S, B: tl.constexpr, GROUP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):  # fmt: skip
     """The tile of a head's bias that a tile of rows of `d_queries` and a tile of keys make; zeros where it visited none."""
     i_n = tl.program_id(0)
     i_m = tl.program_id(1)
@@ -37,24 +39,51 @@ def add_up(p_each, p_sum, s_each, s_sum, layout, mask, B, T, S, GROUP: tl.conste
     at = i_h.to(tl.int64) * s_each[1] + o_t.to(tl.int64)[:, None] * s_each[2] + o_n[None, :]
     b_sum = tl.zeros([BM // GROUP, BN], tl.float32)
     if (i_n * BN >= low) & (i_n * BN < high):
-        for _ in tl.range(0, B):
+        for _ in tl.static_range(B):
             b_sum += tl.load(p_each + at, mask=m, other=0.0).to(tl.float32)
             p_each += s_each[0]
     to = i_h.to(tl.int64) * s_sum[1] + o_t.to(tl.int64)[:, None] * s_sum[2] + o_n[None, :] * s_sum[3]
     tl.store(p_sum + to, b_sum.to(p_sum.dtype.element_ty), mask=m)
 
 
-def one_of_each(plan: Plan, call: Call) -> bool:
-    """Whether the gradient of the call's bias is added up so: few sequences share it, it has a number for each head and pair, and
-    which tiles are visited follows from numbers."""
+@triton.jit
+def zeros_beside(d_bias, i_b, b_t, b_h, b_row, low, high, S, BN: tl.constexpr):
+    """Zeros for a tile of rows and the keys that none of its rows sees: those before `low`, and after the tile that ends at `high`."""
+    s = d_bias.strides
+    at = d_bias.data + i_b * s[0] + b_h * s[1] + b_t.to(tl.int64) * s[2]
+    zeros = tl.zeros([b_t.shape[0], BN], d_bias.data.dtype.element_ty)
+    seen = tl.maximum(tl.cdiv(high, BN) * BN - low, 0)
+    for i in tl.range(0, S - seen, BN):
+        n = tl.where(i < low, i, i + seen)
+        o_n = (n + tl.arange(0, BN))[None, :]
+        tl.store(at + o_n * s[3], zeros, mask=b_row & (o_n < S))
+
+
+def by_numbers(plan: Plan, call: Call) -> bool:
+    """Whether it follows from numbers which tiles of a bias with a number for each head and pair the pass of queries visits."""
     problem, bias = plan.problem, call.bias
     assert isinstance(problem, Problem)
-    if bias is None or not 1 < problem.B <= MOST or min(problem.T, problem.S) < 2:
+    if bias is None or min(problem.T, problem.S) < 2 or tuple(bias.shape)[-3:] != (problem.H, problem.T, problem.S):
         return False
-    shape, known = (*(1,) * (4 - bias.dim()), *bias.shape), arguments.fixed(plan)
-    by_array = known.listed or known.sizes["BY_ELEMENT"] or known.seen is None
-    whole = shape == (1, problem.H, problem.T, problem.S) and isinstance(call.keys, Dense) and isinstance(call.q, Tensor)
-    return whole and not by_array and not isinstance(call.first, Tensor) and problem.group in (1, 2, 4, 8, 16)
+    known = arguments.fixed(plan)
+    by_array = known.listed or known.sizes["BY_ELEMENT"] or known.seen is None or isinstance(call.first, Tensor)
+    return isinstance(call.keys, Dense) and isinstance(call.q, Tensor) and not by_array
+
+
+def rest(plan: Plan, call: Call) -> bool:
+    """Whether the pass of queries writes a sequence's whole bias gradient, zeros too."""
+    problem, bias = plan.problem, call.bias
+    assert isinstance(problem, Problem)
+    return bias is not None and bias.numel() == problem.B * problem.H * problem.T * problem.S and by_numbers(plan, call)
+
+
+def one_of_each(plan: Plan, call: Call) -> bool:
+    """Whether the gradient of the call's bias is added up from those of a few sequences that share it."""
+    problem, bias = plan.problem, call.bias
+    assert isinstance(problem, Problem)
+    if bias is None or not 1 < problem.B <= MOST or problem.group not in (1, 2, 4, 8, 16):
+        return False
+    return bias.shape[:-3] in ((), (1,)) and by_numbers(plan, call)
 
 
 def room_for_each(problem: Problem, bias: Tensor) -> Tensor:
@@ -70,6 +99,6 @@ def add(plan: Plan, call: Call, each: Tensor, found: Tensor, tile: sizes.Tile) -
     layout, mask = arguments.layout(plan, call), arguments.seen(plan, call)
     with torch.cuda.device_of(each):
         add_up[grid](
-            each, found, each.stride(), arguments.broadcast(found), layout, mask, problem.B, problem.T, problem.S, problem.group, tile.rows,
-            tile.keys, num_warps=4,
+            each, found, each.stride(), arguments.broadcast(found), layout, mask, problem.T, problem.S, problem.B, problem.group, tile.rows,
+            tile.keys, num_warps=8,
         )  # fmt: skip
