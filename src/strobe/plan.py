@@ -12,7 +12,7 @@ from typing import Any
 from strobe.answers import Offer, Question, Refusal
 from strobe.errors import Invalid, Unsupported
 from strobe.machine import Machine
-from strobe.rooms import NAMED, ROOMS, desk
+from strobe.rooms import ROOMS, desk
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def plan(problem: Question, machine: Machine, room: str | None = None) -> Plan:
         Unsupported: no room takes it; the message lists each room's reasons.
         Invalid: there is no room of that name.
     """
-    if room is not None and room not in (*ROOMS, *NAMED):
-        raise Invalid(f"no room is called {room!r}; the rooms are {', '.join((*ROOMS, *NAMED))}")
+    if room is not None and room not in ROOMS:
+        raise Invalid(f"no room is called {room!r}; the rooms are {', '.join(ROOMS)}")
     refusals: list[tuple[str, tuple[str, ...]]] = []
     for name in ROOMS if room is None else (room,):
         answer: Offer | Refusal = desk(name).offer(problem, machine)

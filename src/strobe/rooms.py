@@ -1,4 +1,4 @@
-"""The rooms, in order of preference, those that are only run by name, and how one is opened.
+"""The rooms, in order of preference, and how one is opened.
 
 A room is a folder of `backends/`. Its desk (`offer.py`) is plain Python and may always be asked; its
 workshop (the kernel files) is imported when an offer is accepted.
@@ -13,10 +13,10 @@ from types import ModuleType
 ROOMS = (
     "cpu",  # compiled C++: AMX, AVX-512, AVX2, NEON
     "sdpa",  # torch's own kernel, where the compiled library is missing or refuses
+    "hopper",  # NVIDIA Hopper: forward, and decode
     "triton",  # GPUs: NVIDIA from Turing on, AMD
     "reference",  # float64, the definition
 )
-NAMED = ("hopper",)  # run only where they are asked for by name: no GPU has measured them yet
 
 
 def desk(room: str) -> ModuleType:

@@ -22,12 +22,14 @@ pytestmark = pytest.mark.skipif(installed_triton() is None, reason="this machine
 
 
 def signatures(run: Callable[[], None]) -> set[str]:
-    """What the Triton room would compile on an H200 while this runs; nothing is computed."""
+    """What the rooms for GPUs would compile on an H200 while this runs; nothing is computed."""
     from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import make_backend
     from triton.runtime.jit import create_function_from_signature
 
+    from strobe.backends.hopper import decode
+    from strobe.backends.hopper import forward as prompts
     from strobe.backends.triton import append, forward, merge
 
     if knobs.runtime.interpret:
@@ -44,12 +46,13 @@ def signatures(run: Callable[[], None]) -> set[str]:
 
         def start(self, *args: Any, **named: Any) -> None:
             given = dict(zip(self.arg_names, args)) | named  # noqa: B905 — the others are named
-            found.add(f"{self.kernel.__name__}: {self.kernel._pack_args(backend, given, *self.bind(**given))}")
+            found.add(f"{self.kernel.fn.__module__}.{self.kernel.__name__}: {self.kernel._pack_args(backend, given, *self.bind(**given))}")
 
     with ExitStack() as stack:
-        for module, names in ((forward, ("attend",)), (merge, ("merge_parts", "merge_two")), (append, ("write_rows",))):
-            for name in names:
-                stack.enter_context(patch.object(module, name, Recorder(getattr(module, name))))
+        kernels = (forward, "attend"), (merge, "merge_parts"), (merge, "merge_two"), (append, "write_rows")
+        kernels += (decode, "attend"), (decode, "merge_parts"), (prompts, "attend"), (prompts, "list_tiles")
+        for module, name in kernels:
+            stack.enter_context(patch.object(module, name, Recorder(getattr(module, name))))
         stack.enter_context(patch("strobe.faces.torch.machine", lambda device: Machine.named("h200")))
         run()
     return found

@@ -79,6 +79,7 @@ def test_a_library_that_is_not_one_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_the_command_says_that_there_is_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "decode"]) == 2
+@pytest.mark.parametrize("suite", ["decode", "hopper", "gpu"])
+def test_the_command_says_that_there_is_no_gpu(suite: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", suite]) == 2
     assert "torch sees none here" in capsys.readouterr().err

@@ -100,13 +100,12 @@ def test_a_call_that_is_wrong_in_three_ways_hears_of_all() -> None:
     assert "sm80" in said and "12" in said and "dropout" in said
 
 
-def test_it_runs_only_where_it_is_named() -> None:
-    """Until a GPU has measured it."""
-    assert all(plan(problem(), machine).room != "hopper" for machine in KNOWN.values())
+def test_it_is_asked_before_triton() -> None:
+    assert {name for name, machine in KNOWN.items() if plan(problem(), machine).room == "hopper"} == {"h100", "h200"}
     assert plan(problem(), H200, "hopper").file == "backends/hopper/forward.py"
     with pytest.raises(Unsupported, match="hopper: runs on sm90"):
         plan(problem(), Machine.named("amx-2"), "hopper")
-    with pytest.raises(Invalid, match="reference, hopper"), using(room="hooper"):
+    with pytest.raises(Invalid, match="hopper, triton, reference"), using(room="hooper"):
         pass
 
 

@@ -22,7 +22,7 @@ from strobe.masks import Causal, Mask, Prefix, Window
 from strobe.merging import check_merge
 from strobe.plan import plan
 from strobe.problem import Call, Problem, check
-from strobe.rooms import NAMED, ROOMS, desk
+from strobe.rooms import ROOMS, desk
 from strobe.terms import SoftCap
 
 from .values import array, ints
@@ -59,7 +59,7 @@ def test_the_printed_file_is_there(name: str, asked: Any) -> None:
 @pytest.mark.parametrize("name", KNOWN)
 @pytest.mark.parametrize("asked", [problem(), problem(dtype="float64"), problem(mask=Prefix(3)), problem(cap=SoftCap(2.0)), replace(problem(), verb="backward"), APPEND, MERGE], ids=str)
 def test_desks_answer_and_a_refusal_has_reasons(name: str, asked: Any) -> None:
-    for room in (*ROOMS, *NAMED):
+    for room in ROOMS:
         answer = desk(room).offer(asked, Machine.named(name))
         assert isinstance(answer, (Offer, Refusal))
         if isinstance(answer, Refusal):
@@ -74,7 +74,7 @@ def test_a_plan_lists_the_refusals_before_it_with_their_reasons() -> None:
     found = plan(problem(dtype="float64", mask=Prefix(3)), Machine.named("no-compiler-2"))
     refused = dict(found.refusals)
     assert found.room == "reference"
-    assert list(refused) == ["cpu", "sdpa", "triton"]
+    assert list(refused) == ["cpu", "sdpa", "hopper", "triton"]
     assert refused["triton"][0] == "runs on a GPU; this is cpu"
     assert "the compiled library is not installed" in refused["cpu"]
     assert any("got float64" in reason for reason in refused["cpu"])
@@ -106,7 +106,7 @@ def test_a_room_that_is_asked_for_runs_or_says_why_not() -> None:
 
 @pytest.mark.parametrize("room", ["hooper", "", "CPU"])
 def test_an_unknown_room_is_named_and_the_known_are_listed(room: str) -> None:
-    with pytest.raises(Invalid, match=f"no room is called '{room}'; the rooms are cpu, sdpa, triton, reference"):
+    with pytest.raises(Invalid, match=f"no room is called '{room}'; the rooms are cpu, sdpa, hopper, triton, reference"):
         plan(problem(), Machine.named("amx-2"), room)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import strobe.rooms
-from strobe.rooms import NAMED, ROOMS, desk
+from strobe.rooms import ROOMS, desk
 
 BACKENDS = Path(strobe.rooms.__file__).parent / "backends"
 
 
 def test_every_folder_is_a_room_and_every_room_a_folder() -> None:
-    assert sorted((*ROOMS, *NAMED)) == sorted(path.parent.name for path in BACKENDS.glob("*/offer.py"))
+    assert sorted(ROOMS) == sorted(path.parent.name for path in BACKENDS.glob("*/offer.py"))
 
 
 def test_the_definition_is_asked_last() -> None:
@@ -19,6 +19,6 @@ def test_the_definition_is_asked_last() -> None:
 
 
 def test_a_desk_has_one_question() -> None:
-    for room in (*ROOMS, *NAMED):
+    for room in ROOMS:
         assert callable(desk(room).offer)
         assert (desk(room).__doc__ or "").startswith("Will ") or room == "reference"

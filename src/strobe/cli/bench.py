@@ -194,6 +194,33 @@ def gpu(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def hopper(arguments: argparse.Namespace) -> int:
+    """Prompts in the Hopper room; writes `hopper.json`."""
+    from strobe import using
+    from strobe.lab import fa3, gpu
+    from strobe.lab import hopper as lab
+
+    here = gpu.check_gpu()
+    if arguments.fa3 is not None:
+        fa3.load(arguments.fa3)
+    works = lab.suite(gpu.shapes(arguments.quick), arguments.fa3 is not None)
+    command = "strobe bench hopper" + " --fa3 FILE" * (arguments.fa3 is not None) + " --quick" * arguments.quick
+    with (
+        Sheet(Path(arguments.out), "hopper", command, here, commit=arguments.commit) as sheet,
+        progress(len(works) + 1) as advance,
+        using("hopper"),
+    ):
+        for row in gpu.measure(works, "hopper"):
+            sheet.rows.append(row)
+            advance(row.case)
+        sheet.rows.append(gpu.host("hopper"))
+        advance(sheet.rows[-1].case)
+    for title, rows in report.gpu_tables(sheet.result["rows"]).items():
+        show_table(*rows, title=title)
+    print(f"\nwritten: {sheet.path}")
+    return 0
+
+
 def decode(arguments: argparse.Namespace) -> int:
     """Tokens over caches on this GPU; writes `decode.json`."""
     from strobe.lab import fa3, gpu, gpu_decode, graphs

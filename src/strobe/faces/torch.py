@@ -20,7 +20,7 @@ from strobe.masks import Mask
 from strobe.merging import check_merge
 from strobe.plan import Plan, plan
 from strobe.problem import Call, Described, check, key_sides, map_arrays
-from strobe.rooms import NAMED, ROOMS, kernel
+from strobe.rooms import ROOMS, kernel
 from strobe.state import State
 from strobe.terms import SoftCap
 
@@ -37,8 +37,8 @@ def using(room: str | None, invariant: bool) -> Generator[None, None, None]:
     """Calls within run in `room`, and invariantly, or raise; what is not given stays as it is around."""
     if room is None and not invariant:
         raise Invalid("using takes a room, invariant=True, or both; got neither")
-    if room is not None and room not in (*ROOMS, *NAMED):
-        raise Invalid(f"no room is called {room!r}; the rooms are {', '.join((*ROOMS, *NAMED))}")
+    if room is not None and room not in ROOMS:
+        raise Invalid(f"no room is called {room!r}; the rooms are {', '.join(ROOMS)}")
     before = _room.set(_room.get() if room is None else room), _invariant.set(invariant or _invariant.get())
     try:
         yield
@@ -148,8 +148,18 @@ def run(chosen: Plan, call: Call) -> State:
 
 
 _ARRAYS = (Tensor, torch.nn.Parameter)
-_MOST_READY = 4096
-_ready: dict[Any, Callable[[Any, Any, Any], State | None] | None] = {}
+
+
+class Ready:
+    """How calls that are alike run, once one was planned; None if there is no such way."""
+
+    known = False
+    run: Callable[[Any, Any, Any], State | None] | None = None
+
+
+@lru_cache(maxsize=4096)
+def _ready(*alike: Any) -> Ready:
+    return Ready()
 
 
 def ready(call: Call) -> State | None:
@@ -163,20 +173,15 @@ def ready(call: Call) -> State | None:
         return None
     if not mask.plain or not (cap is None or type(cap) is SoftCap):
         return None
-    key = (
+    found = _ready(
         mask, scale, cap, _room.get(), _invariant.get(), q.dtype, k.dtype, v.dtype, q.get_device(), k.get_device(), v.get_device(),
         q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(),
     )  # fmt: skip
-    try:
-        run = _ready[key]
-    except KeyError:
+    if not found.known:
         chosen = plan_of(call)
         shortcut: Any = getattr(kernel(chosen.room, chosen.offer.kernel), "kept_run", None)
-        run = None if shortcut is None else shortcut(chosen)
-        if len(_ready) >= _MOST_READY:
-            _ready.clear()
-        _ready[key] = run
-    return None if run is None else run(q, k, v)
+        found.known, found.run = True, None if shortcut is None else shortcut(chosen)
+    return None if found.run is None else found.run(q, k, v)
 
 
 def attend(call: Call) -> State:

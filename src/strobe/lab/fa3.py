@@ -26,8 +26,9 @@ def load(path: str) -> None:
         raise Invalid(f"{path} is not FlashAttention 3 for torch {torch.__version__}: {wrong}") from wrong
 
 
-def over(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, splits: int = 0) -> Callable[[], Tensor]:
-    """A call over dense arrays `[B, T, H, D]`, `[B, S, G, D]`, which it takes packed; 0 splits are as many as it likes."""
+def over(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window: int = -1, splits: int = 0) -> Callable[[], Tensor]:
+    """A call over dense arrays `[B, T, H, D]`, `[B, S, G, D]`, which it takes packed; `window` keys before a query's own, −1 for all; 0
+    splits are as many as it likes."""
     (B, T), S = q.shape[:2], k.shape[1]
     rows, keys, values = (x.flatten(0, 1) for x in (q, k, v))
     q_offsets, k_offsets = (torch.arange(B + 1, dtype=torch.int32, device=q.device) * n for n in (T, S))
@@ -43,7 +44,7 @@ def over(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, splits: int = 0) 
             None, None, None,  # a table, which sequences, padding to the left
             None, None, None,  # a rotation
             None, None, None,  # scales of narrow numbers
-            scale, causal, -1, -1, 0.0, True,  # no window, no cap
+            scale, causal, window, 0 if window >= 0 else -1, 0.0, True,  # no cap
             None, splits, None, 0,  # no plan, groups packed as it likes, all multiprocessors
             None, 1, 0, None,  # no sink, one device
         )  # fmt: skip

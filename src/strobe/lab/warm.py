@@ -15,6 +15,7 @@ from strobe.engine.request import Sampling
 # Of a prompt: on both sides of every tile's rows for groups of 1 to 128 heads, multiples of 16 and others.
 LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 127, 128, 129, 250, 256, 500, 512)
 LONG = 4096  # tokens of a context whose keys are cut into parts
+APART = (1500, 2500, 9)  # tokens of requests whose keys are cut by the sum of their lengths
 TOGETHER = (1, 2, 3, 8, 16, 31)  # requests that generate at once
 
 
@@ -40,7 +41,9 @@ def warm(engine: Engine, done: Callable[[str], None] = lambda what: None) -> Non
     if context:
         engine.generate([[*context, n] for n in range(3)], few)
     done("a beginning that some share")
+    engine.generate([tokens(max(1, min(n, room))) for n in APART], few)
+    done("contexts that differ in length")
     engine.forget_prefixes()
 
 
-STEPS = 2 * len(LENGTHS) + len(TOGETHER) + 1
+STEPS = 2 * len(LENGTHS) + len(TOGETHER) + 2

@@ -197,9 +197,8 @@ def attend(
     STAGES: gl.constexpr, PAGE: gl.constexpr, KIND: gl.constexpr, SPLIT: gl.constexpr, BATCH: gl.constexpr, ALONE: gl.constexpr,
     ALIGNED: gl.constexpr, NEAR: gl.constexpr, ALIKE: gl.constexpr, FAR: gl.constexpr,
 ):  # fmt: skip
-    """A program's tiles of keys with a tile of rows. Strides are in units of 8 numbers of 16 bits where all are ALIGNED, in numbers
-    elsewhere; NEAR: no offset in those takes more than 32 bits; ALIKE: keys lie as their values do; ALONE: all rows of a sequence see
-    the same keys."""
+    """A program's tiles of keys with a tile of rows. Strides are in units of 8 numbers of 16 bits where all are ALIGNED, else in numbers;
+    NEAR: no offset in those takes more than 32 bits; ALIKE: keys lie as values do; ALONE: all rows of a sequence see the same keys."""
     gdc_wait()
     gdc_launch_dependents()  # not earlier: the merge reads the lengths before it waits, so what writes them has to have ended
     WARPS: gl.constexpr = gl.num_warps()
@@ -269,8 +268,7 @@ def attend(
         o_c = gl.arange(0, BV, layout=gl.SliceLayout(0, O_LAYOUT))
         o_v = o_c % (BV // EACH) * EACH + o_c // (BV // EACH)  # the column of the result that a column of the sums is
         b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
-        stage = 0
-        q_slot = 0
+        stage, q_slot = 0, 0
         for step in range(count):
             async_copy.wait_group(2 * STAGES - 1)
             b_zeros = gl.zeros([BM, BN], gl.float32, layout=S_LAYOUT)

@@ -240,7 +240,8 @@ def d_keys(
         if ((part != 0) or (BY_ELEMENT or LISTED)) or (((mask.after is not None) or (prefix is not None)) or (mask.tree is not None)):
             if start < stop:
                 count = tl.cdiv(stop - start, BM)
-                for i in tl.range(0, count * GROUP):  # one head of the group after another
+                # one head of the group after another; addresses of a bias would wait in registers that Turing has not
+                for i in tl.range(0, count * GROUP, disable_licm=(q_box is None) and (terms.bias is not None)):
                     i_h = i_g
                     m = start + i * BM
                     if GROUP > 1:

@@ -140,7 +140,7 @@ def forward(problem: Problem, machine: Machine, by_box: bool) -> Tile:
     BM = min(BM, padded(problem.T * problem.group))
     if problem.scaled and BM > 16:  # narrow keys are widened in registers
         BM, BN = min(BM, 64), min(BN, 32)
-    if machine.arch == "sm75" and (listable(problem) or problem.dtype == "float32"):
+    if machine.arch == "sm75" and (listable(problem) or problem.dtype == "float32" or isinstance(problem.call.keys, Paged)):
         BN = min(BN, 16)
     BM = _in_block(Tile(BM, BN, 0, 0), problem).rows
     full = problem.scaled or _extras(problem) == 2 or problem.dtype == "float32"
