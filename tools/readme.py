@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from strobe.errors import StrobeError  # noqa: E402
 from strobe.lab import report, results, roofline  # noqa: E402
 
-PAGES = (Path("README.md"), Path("docs/rooms/cpu.md"), Path("docs/rooms/triton.md"))
+PAGES = (Path("README.md"), *(Path(f"docs/rooms/{room}.md") for room in ("cpu", "triton", "hopper", "hopper-decode")))
 PLOTS = {Path("docs/assets/cpu.svg"): report.plot, Path("docs/assets/roofline.svg"): roofline.plot}
 PLAN = "--machine amx-2 --B 1 --T 1 --S 8192 --H 32 --G 8 --D 128 --dtype bfloat16 --causal"
 
@@ -81,13 +81,24 @@ def features_table(result: dict[str, Any]) -> str:
     return f"{report.markdown(headings, lines)}\n\n{source(result)}"
 
 
+def newest(root: Path, suite: str) -> dict[str, Any]:
+    """The newest result of a suite for GPUs."""
+    found = [results.read(path) for path in sorted((root / "benchmarks" / "results").glob(f"*/{suite}.json"))]
+    return max(found, key=lambda one: str(one["date"]))
+
+
 def gpu_tables(root: Path) -> dict[str, str]:
-    """The tables of the newest result of a GPU."""
-    found = [results.read(path) for path in sorted((root / "benchmarks" / "results").glob("*/gpu.json"))]
-    result = max(found, key=lambda one: str(one["date"]))
-    tables = report.gpu_tables(result["rows"]).values()
-    names = ("gpu_forward", "gpu_backward", "gpu_features")
-    return {name: f"{report.markdown(*table)}\n\n{source(result)}" for name, table in zip(names, tables, strict=True)}
+    """The tables of the newest results of a GPU."""
+    made: dict[str, str] = {}
+    for suite, tables, names in (
+        ("gpu", report.gpu_tables, ("gpu_forward", "gpu_backward", "gpu_features")),
+        ("hopper", report.gpu_tables, ("hopper_forward", "", "hopper_features")),
+        ("decode", report.decode_tables, ("decode_plain", "decode_features")),
+    ):
+        result = newest(root, suite)
+        found = zip(names, tables(result["rows"]).values(), strict=True)
+        made |= {name: f"{report.markdown(*table)}\n\n{source(result)}" for name, table in found if name}
+    return made
 
 
 def first_table(result: dict[str, Any]) -> str:

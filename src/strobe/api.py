@@ -276,7 +276,7 @@ def using(room: str | None = None, *, invariant: bool = False) -> Generator[None
     stands in the plan that `explain` prints.
 
     Args:
-        room: "cpu", "sdpa" or "reference"; unless given, as around the `with`.
+        room: "cpu", "sdpa", "hopper", "triton" or "reference"; unless given, as around the `with`.
         invariant: True asks for it; False leaves it as it is around the `with`.
 
     Raises:

@@ -28,7 +28,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from strobe import Alibi, Blocks, Causal, Dense, Dropout, Full, Paged, Scaled, Sink, SoftCap, State, Unsupported
 from strobe.appending import Rotary, check_append
-from strobe.backends.triton import append, backward, forward, listing, merge, reading, shared
+from strobe.backends.triton import append, backward, forward, listing, merge, reading, shared, sinks
 from strobe.faces.torch import _described, describe
 from strobe.layouts import Dense as Keys
 from strobe.machine import Machine
@@ -39,7 +39,7 @@ from strobe.problem import Call, check, map_arrays
 ARCHS = ("sm75", "sm80", "sm89", "sm90", "sm100", "sm120", "gfx90a", "gfx942", "gfx950", "gfx1100")
 WAVE = {"gfx90a": 64, "gfx942": 64, "gfx950": 64, "gfx1100": 32}
 WIDTHS = (64, 128, 256, 512)
-KERNELS = {forward: ("attend",), merge: ("merge_parts", "merge_two"), append: ("write_rows",), backward: ("prepare", "d_queries", "d_keys", "d_bias_of"), listing: ("list_kept",), shared: ("add_up",), reading: ("read",)}
+KERNELS = {forward: ("attend",), merge: ("merge_parts", "merge_two"), append: ("write_rows",), backward: ("prepare", "d_queries", "d_keys", "d_bias_of"), listing: ("list_kept",), shared: ("add_up",), sinks: ("d_sink_of",), reading: ("read",)}
 
 
 class Compiled(NamedTuple):

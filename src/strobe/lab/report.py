@@ -56,8 +56,8 @@ def gpu_tables(rows: list[dict[str, Any]]) -> dict[str, tuple[list[str], list[li
         lines = []
         for row in passes:
             work = row["tflops"] * row["strobe"]
-            lines.append([row["case"].removeprefix(f"{verb} "), f"{row['tflops']:.0f}", *(f"{work / row['peers'][p]:.0f}" for p in peers),
-                          *(against(row, p) for p in peers)])  # fmt: skip
+            rates = (f"{work / row['peers'][p]:.0f}" if p in row["peers"] else "" for p in peers)
+            lines.append([row["case"].removeprefix(f"{verb} "), f"{row['tflops']:.0f}", *rates, *(against(row, p) for p in peers)])
         found[f"{verb}, TFLOP/s"] = ["shape", "strobe", *peers, *(f"{peer} takes" for peer in peers)], lines
     others = [row for row in rows if "tflops" not in row]
     found["features, memory, host"] = (

@@ -18,6 +18,8 @@ CACHED = 4  # times as many keys as queries: those that came before lie in a cac
 def offer(problem: Question, machine: Machine) -> Offer | Refusal:
     """An offer for attention on a Hopper GPU, of prompts or of tokens over a cache; all reasons of both otherwise."""
     no = _machine(machine)
+    if no and machine.device != "cuda":  # nothing about the call would make it run here
+        return Refusal(tuple(no))
     if no or not isinstance(problem, Problem) or problem.verb != "attention":
         return forward(problem, machine)
     asked = [decoding.decode, forward]

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from strobe.backends.triton import arguments, shared, sizes
+from strobe.backends.triton import arguments, shared, sinks, sizes
 from strobe.backends.triton.shared import zeros_beside
 from strobe.backends.triton.sizes import Tile, padded
 from strobe.backends.triton.starting import alike, start
@@ -414,7 +414,7 @@ def launch(plan: Plan, call: Call, state: State, grad_out: Tensor, grad_lse: Ten
     return Gradients(
         q=d_q, k=d_k, v=d_v, bias=d_bias,
         slopes=None if call.alibi is None or d_slope is None else _slopes(d_slope, call, call.alibi.slopes),
-        sink=None if call.sink is None else _sink(call.sink.logits, lse, delta, problem),
+        sink=None if call.sink is None else sinks.gradient(call.sink.logits, base, delta, lse.numel() // problem.H),
     )  # fmt: skip
 
 
@@ -489,11 +489,3 @@ def _slopes(by_row: Tensor, call: Call, slopes: Tensor) -> Tensor:
     token = torch.arange(len(by_row), device=by_row.device)
     begin, end = call.q.offsets[:-1, None], call.q.offsets[1:, None]
     return (((token >= begin) & (token < end)).double() @ by_row.double()).to(slopes.dtype)
-
-
-def _sink(logits: Tensor, lse: Tensor, delta: Tensor, problem: Problem) -> Tensor:
-    """−Σ exp(sink − lse) · δ: the sink has a weight in each row, and its value is 0."""
-    rows = lse.flatten(0, -2)  # [tokens, H]
-    delta = delta[:, : len(rows)].T
-    given = torch.where(rows == -torch.inf, 0.0, torch.exp(logits.double() - rows) * delta)
-    return -given.sum(0).to(logits.dtype)

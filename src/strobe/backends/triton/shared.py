@@ -21,7 +21,7 @@ from strobe.problem import Call, Problem
 MOST = 4  # sequences, and so gradients that there is room for
 
 
-@triton.jit(do_not_specialize=["T", "S"])
+@triton.jit
 def add_up(
     p_each, p_sum, s_each, s_sum, layout, mask, T, S, B: tl.constexpr, GROUP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
 ):  # fmt: skip
