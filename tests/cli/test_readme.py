@@ -46,7 +46,7 @@ def test_figures_are_those_of_the_results(tool: ModuleType, capsys: pytest.Captu
 
 def test_stale_figures_are_found_and_made_again(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    for name in ("README.md", "docs/rooms/cpu.md", "docs/rooms/triton.md", "benchmarks/results", "docs/assets/cpu.svg", "docs/assets/roofline.svg"):
+    for name in (*map(str, tool.PAGES), "benchmarks/results", *map(str, tool.PLOTS)):
         there = tmp_path / name
         there.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, there)

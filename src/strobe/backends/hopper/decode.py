@@ -55,6 +55,15 @@ def add(a, b):
 
 
 @gluon.jit
+def part_of(i, splits, SPLIT: gl.constexpr):
+    """The part of a sequence that program i of a lane takes; of fixed cuts the last ones are the longest, and come first."""
+    part = i % splits
+    if SPLIT == FIXED:
+        part = splits - 1 - part
+    return part
+
+
+@gluon.jit
 def beginning(
     i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE: gl.constexpr, GROUP: gl.constexpr,
     BM: gl.constexpr, BN: gl.constexpr, SPLIT: gl.constexpr, BATCH: gl.constexpr, FAR: gl.constexpr,
@@ -79,9 +88,9 @@ def beginning(
     low, high, tiles = span(length, at, i_m, T, before, after, TREE, GROUP, BM, BN)
     parts = i * 0 + 1
     if SPLIT == EVEN:
-        parts, skip, count = even(tiles, i % splits, splits)
+        parts, skip, count = even(tiles, part_of(i, splits, SPLIT), splits)
     elif SPLIT == FIXED:
-        parts, skip, count = fixed(low, high, tiles, i % splits, BN)
+        parts, skip, count = fixed(low, high, tiles, part_of(i, splits, SPLIT), BN)
     return i_b, skip, count, start, length, at, low, high, tiles, parts, total, tiles_before
 
 
@@ -337,7 +346,7 @@ def attend(
                         b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
         async_copy.wait_group(0)
         if SPLIT != STREAM:
-            slot = (i_b * lanes + lane) * splits + i % splits
+            slot = (i_b * lanes + lane) * splits + part_of(i, splits, SPLIT)
             finish(
                 b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows, GROUP, V
             )  # fmt: skip
@@ -445,9 +454,11 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
         "ALIGNED": aligned, "NEAR": near, "ALIKE": strides[1] == strides[2] and problem.D == problem.V, "num_warps": how.warps,
         "maxnreg": 255,  # or ptxas spills, so that registers are left for more programs than shared memory holds
     }  # fmt: skip
-    at_once = 1 if how.split == "fixed" else max(4, min(64, 1 << (how.parts - 1).bit_length()))
-    each_row = 1 if problem.B * problem.G * rows <= 1024 else 4
-    few = how.split == "even" and how.parts <= 16 and each_row == 1  # a warp holds them all, and no sum crosses warps
+    cut = how.split == "fixed"  # then parts are added in the same order whatever else is there
+    at_once = 16 if cut else max(4, min(64, 1 << (how.parts - 1).bit_length()))
+    each_row = 1 if cut or problem.B * problem.G * rows <= 1024 else 4
+    # where a warp holds them all no sum crosses warps
+    few = cut or (how.split == "even" and how.parts <= 16 and each_row == 1)
     merge_constants = {"TREE": tree is not None, "EACH": each, "ROWS": each_row, "AT_ONCE": max(1, at_once // each_row)}
     grids = how.programs(problem.B), problem.B * how.lanes * decoding.tiles(rows, each_row)
     merge_numbers = (problem.B, problem.G, problem.T, problem.S, how.parts, places, first, before, after)

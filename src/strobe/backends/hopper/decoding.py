@@ -41,6 +41,7 @@ TILES = {
     128: {64: (128, 4, 1), 128: (128, 2, 1), 256: (64, 2, 1)},
 }
 STREAM_TILES = {64: (128, 4, 1), 128: (64, 2, 1)}  # of 128 rows, whose queries of several sequences lie in shared memory too
+FIXED_TILES = {64: (64, 4, 2), 128: (64, 3, 2), 256: (64, 2, 1)}  # of 16 rows: parts of unlike length want two programs at hand
 NARROW_TILES = {  # by numbers in 16 bits; two programs a multiprocessor, so that one converts numbers while the other waits for loads
     (16, 2): {64: (128, 4, 2), 128: (128, 2, 2), 256: (64, 2, 2)},
     (16, 4): {64: (128, 4, 2), 128: (128, 4, 2), 256: (64, 4, 2)},
@@ -124,13 +125,14 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     rows = 16 if problem.invariant else next((n for n in sizes if packed <= n), 128)
     if each > 1:  # they become operands in registers, which groups of warps do not take
         rows = min(rows, 32)
-    even = _split(problem, machine, rows, NARROW_TILES[rows, each][width] if each > 1 else TILES[rows][width], "even")
+    tile = NARROW_TILES[rows, each][width] if each > 1 else FIXED_TILES[width] if problem.invariant else TILES[rows][width]
+    even = _split(problem, machine, rows, tile, "even")
     if problem.invariant:
         return even._replace(split="fixed", parts=min(_fixed_parts(problem.S), reach(problem, rows) // 256 + 2))
-    tile = STREAM_TILES.get(width) if rows == 128 else even[1:3] + even[4:5]
-    if tile is None or reach(problem, rows) <= SHORT or not 1 < problem.B <= MOST_SEQUENCES:
+    stream_tile = STREAM_TILES.get(width) if rows == 128 else tile
+    if stream_tile is None or reach(problem, rows) <= SHORT or not 1 < problem.B <= MOST_SEQUENCES:
         return even
-    stream = _split(problem, machine, rows, (tile[0], tile[1], tile[2]), "stream")
+    stream = _split(problem, machine, rows, stream_tile, "stream")
     grid, room = even.programs(problem.B), machine.units * even.held
     uneven = not isinstance(problem.call.keys, Dense) or grid < FULL * room * tiles(grid, room)
     fits = stream.lanes <= room and tiles(problem.S, stream.keys) * problem.B * stream.parts < 2**31

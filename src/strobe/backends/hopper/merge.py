@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from strobe.backends.hopper.parts import EVEN, STREAM, even, fixed, parts_of, sequence, span, stream_slot
+from strobe.backends.hopper.parts import EVEN, STREAM, even, fixed, part_at, parts_of, sequence, span, stream_slot
 
 LOG2_E = tl.constexpr(1.4426950408889634)  # 1 / ln 2
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -37,6 +37,7 @@ def merge_parts(
     i_m = lane // G
     _, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
     low, high, tiles = span(length, at, i_m, T, before, after, TREE, GROUP, BM, BN)
+    early = low * 0  # places before the first part in what is added at once
     if SPLIT == STREAM:
         o_b = tl.arange(0, BATCH)
         _, o_length, o_at = sequence(tl.minimum(o_b, B - 1), p_lengths, p_starts, p_firsts, first, S, T, FAR)
@@ -50,6 +51,7 @@ def merge_parts(
             parts, _, _ = even(tiles, 0, splits)
         else:
             parts, _, _ = fixed(low, high, tiles, 0, BN)
+            early = part_at(low) % AT_ONCE  # so that a part is added to the same others whatever the tile of rows sees
     gdc_launch_dependents()
     gdc_wait()
 
@@ -63,9 +65,9 @@ def merge_parts(
         b_top = tl.full([ROWS], float("-inf"), tl.float32)
         b_sum = tl.zeros([ROWS], tl.float32)
         b_acc = tl.zeros([ROWS, BV], tl.float32)
-        for i in range(0, parts, AT_ONCE):
+        for i in range(-early, parts, AT_ONCE):
             o_i = i + tl.arange(0, AT_ONCE)
-            m_i = (o_i < parts)[:, None] & m_r[None, :]
+            m_i = ((o_i >= 0) & (o_i < parts))[:, None] & m_r[None, :]
             o_slot = (slot + o_i).to(tl.int64)[:, None] * held + o_r[None, :]  # [AT_ONCE, ROWS]
             b_tops = tl.load(p_tops + o_slot, mask=m_i, other=float("-inf"))
             b_sums = tl.load(p_tops + places + o_slot, mask=m_i, other=0.0)

@@ -24,7 +24,7 @@ from strobe.backends.triton.tiles import (
     LN_2, LOG2_E, added, at_row, bias_tile, capped, finite, kept, keys_seen, listed, product, queries_of, rows, scales, scored, sequence,
     tame, tile_of, values, visible, write,
 )  # fmt: skip
-from strobe.backends.triton.starting import Again, alike, compiled
+from strobe.backends.triton.starting import again, alike, compiled
 from strobe.backends.triton.starting import start as begin_kernel
 from strobe.layouts import Dense as Keys
 from strobe.plan import Plan
@@ -260,7 +260,8 @@ def start(plan: Plan, problem: Problem, call: Call, out: Rows, lse: Rows, sums: 
 class Begun(NamedTuple):
     """A start, to be made again."""
 
-    again: Again
+    made: Any  # machine code
+    grid: tuple[int, int]
     q: tuple[int, ...]  # strides
     k: tuple[int, ...]
     v: tuple[int, ...]
@@ -295,7 +296,7 @@ def kept_run(plan: Plan) -> Callable[[Tensor, Tensor, Tensor], State | None] | N
             state = launch(plan, call)
             made = compiled(attend, 2, alike(plan, call))
             if made is not None:
-                begun[lies] = _begun(plan, call, device, *made)
+                begun[lies] = _begun(plan, call, *made)
             return state
         out, lse = q.new_empty(shape), q.new_empty(rows, dtype=torch.float32)
         boxes: Any = (None, None)
@@ -303,13 +304,14 @@ def kept_run(plan: Plan) -> Callable[[Tensor, Tensor, Tensor], State | None] | N
             of_k, of_v = found.boxes
             boxes = arguments.placed(k, of_k), arguments.placed(v, of_v)
         arrays = (at_q, found.q), (at_k, found.k, *NO_SCALES), (at_v, found.v, *NO_SCALES)
-        found.again(arrays, boxes, (None, (out.data_ptr(), steps), (lse.data_ptr(), row_steps), None, *found.rest))
+        results = (out.data_ptr(), steps), (lse.data_ptr(), row_steps)
+        again(found.made, found.grid, device, (*arrays, *boxes, None, *results, None, *found.rest))
         return State(out, lse)
 
     return run
 
 
-def _begun(plan: Plan, call: Call, device: int, made: Any, constants: tuple[Any, ...]) -> Begun:
+def _begun(plan: Plan, call: Call, made: Any, constants: tuple[Any, ...]) -> Begun:
     """How a call of plain arrays was started."""
     problem, known = plan.problem, arguments.fixed(plan)
     assert isinstance(problem, Problem)
@@ -323,4 +325,4 @@ def _begun(plan: Plan, call: Call, device: int, made: Any, constants: tuple[Any,
     like = [{name: value for name, value in vars(box).items() if name != "base"} for box in boxes]
     strides = [x.stride()[:3] for x in (call.q, k, v)]
     programs = sizes.tiles(problem.T * problem.group, tile.rows) * pairs
-    return Begun(Again(made, (programs, 1), device), strides[0], strides[1], strides[2], like, tail + constants)
+    return Begun(made, (programs, 1), strides[0], strides[1], strides[2], like, tail + constants)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from triton import knobs
-from triton.backends.nvidia.driver import make_tensordesc_arg
 from triton.runtime import driver
 
 from strobe.backends.triton import version
@@ -76,37 +75,13 @@ def compiled(kernel: Any, dims: int, key: Any) -> tuple[Any, tuple[Any, ...]] | 
     return None if key is None else _known.get((kernel, dims, *key))
 
 
-class Again:
-    """Starts machine code on one device over and over. Pointers may be numbers, which the launcher then does not look up."""
-
-    def __init__(self, made: Any, grid: tuple[int, int], device: int) -> None:
-        self.made, self.grid, self.device, self.metas = made, grid, device, getattr(made.metadata, "tensordesc_meta", None)
-        self.beneath = _beneath(made.run) if self.metas else None
-
-    def __call__(self, before: tuple[Any, ...], boxes: tuple[Any, ...], behind: tuple[Any, ...]) -> None:
-        """Starts it with these arguments."""
-        made, run, (x, y) = self.made, self.made.run, self.grid
-        if knobs.runtime.launch_enter_hook is not None or self.device != driver.active.get_current_device():
-            with torch.cuda.device(self.device):
-                made[x, y, 1](*before, *boxes, *behind)
-            return
-        stream = driver.active.get_current_stream(self.device)
-        told = made.packed_metadata, None, None, knobs.runtime.launch_exit_hook
-        if self.beneath is None:
-            run(x, y, 1, stream, made.function, *told, *before, *boxes, *behind)
-            return
-        sent = [part for box, meta in zip(boxes, self.metas, strict=True) for part in make_tensordesc_arg(box, meta)]
-        alone = run.launch_cooperative_grid, run.launch_pdl, None, None
-        self.beneath(x, y, 1, stream, made.function, *alone, *told, *before, *sent, *behind)
-
-
-def _beneath(run: Any) -> Any:
-    """Triton's launcher of boxes copies all arguments one after another. Beneath it is one that takes boxes as they are sent: this,
-    or None where it is not as in Triton 3.6."""
-    names = getattr(getattr(run.launch, "__code__", None), "co_freevars", ())
-    if "launcher" not in names or make_tensordesc_arg.__code__.co_argcount != 2 or run.global_scratch_size or run.profile_scratch_size:
-        return None
-    return run.launch.__closure__[names.index("launcher")].cell_contents
+def again(made: Any, grid: tuple[int, int], device: int, args: tuple[Any, ...]) -> None:
+    """Starts machine code on a device; pointers may be numbers, which the launcher then does not look up."""
+    if device == driver.active.get_current_device():
+        made[(*grid, 1)](*args)
+        return
+    with torch.cuda.device(device):
+        made[(*grid, 1)](*args)
 
 
 def start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], named: dict[str, Any], key: Any) -> None:
