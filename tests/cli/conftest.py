@@ -16,9 +16,11 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 CONTEXT = 512
-# Each step waits, so that whoever reads its first byte can act before its last.
+# Each step waits, so that whoever reads its first byte can act before its last. What a shell starts in the background ignores Ctrl-C, and
+# so does all that it starts, unless told otherwise.
 PROCESS = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {str(ROOT / "src")!r})
 from strobe.cli import main
 from strobe.engine.engine import Engine

@@ -2,20 +2,32 @@
 
     compute-sanitizer --tool memcheck python -m pytest tests/rooms/sanitized.py     (tools/check gpu-memory)
 
-Lengths end inside tiles and pages, so that an address too far is outside its array.
+Lengths end inside tiles and pages, so that an address too far is outside its array. Rooms are asked by name, so that none is left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 
 from strobe import Alibi, Blocks, Causal, Documents, Dropout, Full, Mask, Packed, Paged, Prefix, Scaled, Sink, SoftCap, State, Window
-from strobe import append, attention, merge
+from strobe import append, attention, merge, using
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+
+
+@pytest.fixture(autouse=True)
+def asked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The room of a test's parameter, else Triton's."""
+    room = getattr(request.node, "callspec", None)
+    room = "triton" if room is None else room.params.get("room", "triton")
+    if room == "hopper" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("this is no Hopper GPU")
+    with using(room):
+        yield
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.bfloat16, gradients: bool = False) -> torch.Tensor:
@@ -57,9 +69,27 @@ def test_packed() -> None:
     torch.cuda.synchronize()
 
 
+@pytest.mark.parametrize("room", ["hopper"])
+@pytest.mark.parametrize("D", [64, 128])
+@pytest.mark.parametrize("name", ["full", "causal", "window", "prefix"])
+def test_prompts(name: str, D: int, room: str) -> None:
+    T, S = 261, 403
+    attention(*(drawn(1, n, heads, D) for n, heads in ((T, 4), (S, 2), (S, 2))), mask=masks(T, S)[name])
+    torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("room", ["hopper"])
+def test_packed_prompts(room: str) -> None:
+    offsets = torch.tensor([0, 70, 70, 333], device="cuda", dtype=torch.int32)
+    q, k, v = (drawn(333, heads, 64) for heads in (4, 2, 2))
+    attention(Packed(q, offsets, 263), Packed(k, offsets, 263), v, mask=Causal())
+    torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("room", ["triton", "hopper"])
 @pytest.mark.parametrize("T", [1, 5, 40])
 @pytest.mark.parametrize("narrow", ["", "int8", "int4", "float8"])
-def test_pages(T: int, narrow: str) -> None:
+def test_pages(T: int, narrow: str, room: str) -> None:
     """Sequences of no, one and many keys; the last page of each is not full."""
     B, z, G, D = 4, 16, 2, 64
     lengths = torch.tensor([T, T, 333, 1000], device="cuda", dtype=torch.int32)
@@ -73,13 +103,16 @@ def test_pages(T: int, narrow: str) -> None:
         return Scaled((data.float() if narrow == "float8" else data).to(kind), torch.rand(B * 63, z, G, device="cuda"))
 
     pages = Paged(side(), side(), table, lengths, 1000)
-    append(pages, drawn(B, T, G, D), drawn(B, T, G, D))
+    with using("triton"):
+        append(pages, drawn(B, T, G, D), drawn(B, T, G, D))
     pages = replace(pages, lengths=lengths * (lengths > T))
     state = State(attention(drawn(B, T, 8, D), pages, mask=Causal()), drawn(B, T, 8, dtype=torch.float32))
-    merge(state, state)
+    with using("triton"):
+        merge(state, state)
     torch.cuda.synchronize()
 
 
-def test_long_caches_in_parts() -> None:
+@pytest.mark.parametrize("room", ["triton", "hopper"])
+def test_long_caches_in_parts(room: str) -> None:
     attention(drawn(1, 1, 8, 128), drawn(1, 5003, 1, 128), drawn(1, 5003, 1, 128), mask=Causal())
     torch.cuda.synchronize()

@@ -8,8 +8,10 @@ else loses its number; one that is merely less exact than our promise keeps it, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,8 +28,8 @@ from strobe.plan import plan as make_plan
 from strobe.problem import Problem
 
 READ = "read"  # the floor of decode: every byte of keys and values once
-MATMUL = "matmul"  # the ceiling of prefill: torch's matrix product of two 2048 × 2048 matrices
-EDGE = 2048
+MATMUL = "matmul"  # the ceiling of prefill: torch's product of two square matrices
+EDGE, MOMENT = 2048, 0.02  # rows of those; the seconds that a product of half as many may take
 CHECKED_ROWS = 8  # queries compared with float64, the first and the last among them
 ANOTHER = 10  # times our own limit: a peer beyond it computes something else
 FRESH = 4_194_301  # random numbers of an array before they are repeated
@@ -339,14 +341,33 @@ def _floor(case: Case, sets: list[Arrays]) -> Contender:
         # the bytes as 64-bit integers: adding those is never slower than reading them
         words = [(a.k.view(torch.int64), a.v.view(torch.int64)) for a in sets]
         return Contender(READ, lambda i: (words[i][0].sum(), words[i][1].sum()))
-    matrix = torch.empty(EDGE, EDGE, dtype=getattr(torch, case.dtype)).normal_()
+    edge = _edge(case.dtype)
+    matrix = torch.empty(edge, edge, dtype=getattr(torch, case.dtype)).normal_()
     return Contender(MATMUL, lambda i: matrix @ matrix)
+
+
+@lru_cache(maxsize=None)
+def _edge(dtype: str) -> int:
+    """Rows of the largest square matrix up to EDGE whose product takes no more than a moment: bfloat16 may have no fast one here."""
+    edge = 256
+    while edge < EDGE:
+        matrix = torch.empty(edge, edge, dtype=getattr(torch, dtype)).normal_()
+        seconds = []
+        for _ in range(2):  # the first one may load a library
+            start = time.perf_counter()
+            matrix @ matrix
+            seconds.append(time.perf_counter() - start)
+        if min(seconds) > MOMENT:
+            break
+        edge *= 2
+    return edge
 
 
 def _floor_us(case: Case, count: int, samples: Samples, ceilings: dict[Any, float]) -> tuple[float, str]:
     """(microseconds below which this case cannot go, where that comes from)."""
     if case.kind == "decode":
         return samples.median_us(READ), "torch.sum over the same keys and values as int64, in the same rounds"
-    rate = 2 * EDGE**3 / samples.median_us(MATMUL)
+    edge = _edge(case.dtype)
+    rate = 2 * edge**3 / samples.median_us(MATMUL)
     best = ceilings[case.dtype, count] = max(rate, ceilings.get((case.dtype, count), 0.0))
-    return case.flops / best, f"torch.matmul {EDGE}³ in {case.dtype}, the best median up to this case"
+    return case.flops / best, f"torch.matmul {edge}³ in {case.dtype}, the best median up to this case"
