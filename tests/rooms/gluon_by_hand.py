@@ -96,7 +96,7 @@ def _whole(divide: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tens
 
 for _name, _compute in {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "truediv": torch.div, "and": torch.bitwise_and, "or": torch.bitwise_or,
-    "rshift": torch.bitwise_right_shift, "floordiv": _whole(lambda a, b: torch.div(a, b, rounding_mode="floor")), "mod": _whole(torch.remainder),
+    "rshift": torch.bitwise_right_shift, "lshift": torch.bitwise_left_shift, "floordiv": _whole(lambda a, b: torch.div(a, b, rounding_mode="floor")), "mod": _whole(torch.remainder),
 }.items():  # fmt: skip
     _forth, _back = _operator(_compute)
     setattr(Value, f"__{_name}__", _forth)
@@ -245,8 +245,8 @@ class Language:
     def arange(self, start: int, stop: int, layout: Any = None) -> Value:
         return Value(torch.arange(start, stop, dtype=torch.int32))
 
-    def full(self, shape: list[int], value: float, dtype: Any, layout: Any = None) -> Value:
-        return Value(torch.full(shape, value, dtype=torch_of(dtype)))
+    def full(self, shape: list[int], value: Any, dtype: Any, layout: Any = None) -> Value:
+        return Value(torch.full(shape, value.x.item() if isinstance(value, Value) else value, dtype=torch_of(dtype)))
 
     def zeros(self, shape: list[int], dtype: Any, layout: Any = None) -> Value:
         return self.full(shape, 0, dtype)
@@ -348,6 +348,8 @@ def ptx(text: str, args: list[Tensor], outs: int) -> list[Tensor]:
             made = x[0] ^ x[1]
         elif name == "shr.u32":
             made = x[0] >> x[1]
+        elif name == "shl.b32":
+            made = x[0] << x[1] & 0xFFFFFFFF
         elif name == "lop3.b32":
             assert int(words[3], 0) == 0x6A, "lop3 as (a & b) ^ c"
             made = (x[0] & x[1]) ^ x[2]

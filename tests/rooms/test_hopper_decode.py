@@ -29,7 +29,7 @@ from triton.experimental.gluon import language as gl
 
 from ..contract.cases import CASES, LIFE, Case, build
 from ..contract.tolerance import error
-from .gluon_by_hand import Copies, Language, Value, by_hand
+from .gluon_by_hand import Copies, Language, Shared, Value, by_hand
 from .hopper_decode_run import FORMS, SMALL, decoded, errors, offered, problem_of, ragged, ragged_errors, taken, truth
 from .hopper_decode_run import by_hand as by_hand_kernels
 
@@ -379,19 +379,42 @@ def test_a_sequences_bits_are_its_own() -> None:
             assert torch.equal(found.out[1:], whole.out) and torch.equal(found.lse[1:], whole.lse), z
 
 
+def numbers(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(all units of 16 bits, their numbers)."""
+    units = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(256, 256)
+    if kind == "int4":
+        whole = units.int() & 0xFFFF
+        return units, torch.stack([((whole >> 4 * j & 15) ^ 8) - 8 for j in range(4)], -1).float()
+    kinds = {"int8": torch.int8, "e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
+    return units, units.view(kinds[kind]).float().view(256, 256, 2)
+
+
 @pytest.mark.parametrize("dtype", [gl.bfloat16, gl.float16], ids=str)
 @pytest.mark.parametrize("kind", ["int8", "int4", "e4m3", "e5m2"])
-def test_every_narrow_number_becomes_itself(kind: str, dtype: Any) -> None:
-    """The PTX of `widening`, over all units of 16 bits."""
-    units = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(256, 256)
-    found = by_hand(narrow.widened, Language(0, 1, 4))(Value(units), kind, dtype).x.float()
-    whole = units.int() & 0xFFFF
-    if kind == "int4":
-        expected = torch.stack([((whole >> 4 * j & 15) ^ 8) - 8 for j in range(4)], -1).float()
-    else:
-        kinds = {"int8": torch.int8, "e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
-        expected = units.view(kinds[kind]).float().view(256, 256, 2)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+def test_every_narrow_value_becomes_itself(kind: str, dtype: Any) -> None:
+    """The PTX of `widening_values`, over all units of 16 bits."""
+    units, expected = numbers(kind)
+    found = by_hand(narrow.values_of, Language(0, 1, 4))(Shared(units), None, kind, dtype).x.float()
+    torch.testing.assert_close(found.view(256, -1, 256).transpose(1, 2), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", "e4m3", "e5m2"])
+def test_products_of_narrow_keys_are_those_of_their_numbers(kind: str) -> None:
+    """Keys of all units; queries of sizes from 1e-30 to 1e30, whole numbers of few bits, so that sums are exact."""
+    units, expected = numbers(kind)
+    units, keys = units.view(512, 128), expected.reshape(512, -1)
+    keys = torch.where(keys.isfinite(), keys, 0.0)
+    units = torch.where((expected.reshape(512, 128, -1).isfinite()).all(-1), units, 0)
+    keys = torch.where((units == 0).repeat_interleave(keys.shape[1] // 128, 1), 0.0, keys)
+    size = 10.0 ** torch.arange(-30, 31, 4).float()
+    q = (torch.randint(-3, 4, (16, keys.shape[1])).float() * torch.exp2(size.log2().round())[:, None]).bfloat16()
+    language = Language(0, 1, 4)
+    b_q, begin, scale = by_hand(narrow.queries_for, language)(Shared(q), Value(torch.tensor(1.0)), None, None, kind)
+    b_k = by_hand(narrow.keys_of, language)(Shared(units), None, kind)
+    assert b_q.dtype == b_k.dtype == gl.float16
+    found = (b_q.x.double() @ b_k.x.double() + begin.x[:, None]) * scale.x[:, None]
+    known = q.double() @ keys.double().T
+    torch.testing.assert_close(found, known, rtol=1e-4, atol=0.0)
 
 
 def _python(*words: str, interpret: bool = False) -> str:

@@ -26,18 +26,17 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from strobe.backends.hopper import decoding
 from strobe.backends.hopper.merge import merge_parts
-from strobe.backends.hopper.narrow import keys_of, not_finite, values_of
+from strobe.backends.hopper.narrow import keys_of, queries_for, values_of
 from strobe.backends.hopper.parts import EVEN, FAR, FIXED, STREAM, between, even, fixed, parts_of, sequence, share, span, stream_slot
 from strobe.backends.hopper.scoring import LOG2_E, scored, span_of_all, visible
-from strobe.backends.hopper.sending import copy_queries, held, loading, pages_of, row_offsets, send
+from strobe.backends.hopper.sending import copy_queries, held, loading, pages_of, scattered, send, swizzled
+from strobe.backends.hopper.summing import begin, finish, tamed, weighted, weights
 from strobe.layouts import Paged
 from strobe.masks import Tree, split
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
 from strobe.state import State
 from strobe.terms import Scaled
-
-LN_2 = gl.constexpr(0.6931471805599453)
 
 
 @gluon.constexpr_function
@@ -95,103 +94,33 @@ def beginning(
 
 
 @gluon.jit
-def begin(BM: gl.constexpr, BN: gl.constexpr, BV: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr, SIZED: gl.constexpr):
-    """(greatest score, sums of weights, weighted sums, their size) of rows that have seen no key. With warps along the keys each of a
-    thread's scores has a sum of its own until the end, since adding them up would take shared memory."""
-    b_m = gl.full([BM], float("-inf"), gl.float32, layout=gl.SliceLayout(1, S_LAYOUT))
+def in_units(p_numbers, KIND: gl.constexpr):
+    """The address, of units of 16 bits where numbers are narrow."""
+    if KIND is not None:
+        p_numbers = p_numbers.to(gl.pointer_type(gl.int16), bitcast=True)
+    return p_numbers
+
+
+@gluon.jit
+def products_of(
+    q_tile, k_tile, q_held, q_begin, q_scale, scale, HELD: gl.constexpr, S_LAYOUT: gl.constexpr, QUERIES: gl.constexpr, KIND: gl.constexpr
+):  # fmt: skip
+    """(products [BM, BN] of queries and keys, their scale [BM])."""
+    ROW: gl.constexpr = gl.SliceLayout(1, S_LAYOUT)
+    BM: gl.constexpr = q_tile.shape[0]
+    BN: gl.constexpr = k_tile.shape[0]
+    b_zeros = gl.zeros([BM, BN], gl.float32, layout=S_LAYOUT)
     if BM >= 64:
-        b_l = gl.zeros([BM], gl.float32, layout=gl.SliceLayout(1, S_LAYOUT))
+        fence_async_shared()
+        b_s = warpgroup_mma(q_tile, k_tile.permute((1, 0)), b_zeros, use_acc=False)
+        b_scale = gl.full([BM], scale, gl.float32, layout=ROW)
     else:
-        b_l = gl.zeros([BM, BN], gl.float32, layout=S_LAYOUT)
-    return b_m, b_l, gl.zeros([BM, BV], gl.float32, layout=O_LAYOUT), gl.to_tensor(0.0 if SIZED else 1.0)
-
-
-@gluon.jit
-def weighted(b_p, b_scale, size, SIZED: gl.constexpr):
-    """(weights times the scales of their values, what sums so far are to be multiplied with, size). bfloat16 holds them as they are; of
-    float16 they would leave the range, so sums are in units of the greatest scale so far."""
-    ratio = 1.0
-    if SIZED:
-        b_size = gl.abs(b_scale)
-        greatest = gl.maximum(size, gl.max(gl.where(b_size < float("inf"), b_size, 0.0), 0))
-        ratio = gl.where(greatest == 0.0, 1.0, size / greatest)
-        b_scale = gl.where(greatest == 0.0, 0.0, b_scale / greatest)
-        size = greatest
-    return gl.where(b_p == 0.0, 0.0, b_p * b_scale[None, :]), ratio, size
-
-
-@gluon.jit
-def tamed(
-    tile, b_acc, n, i_b, i_g, start, low, high, length, at, o_v, p_v, p_table, s_table, pages, sv_b, sv_t, sv_h, T, before, after, p_tree,
-    st_b, st_t, st_j, i_m, V: gl.constexpr, PAGE: gl.constexpr, GROUP: gl.constexpr, BN: gl.constexpr, KIND: gl.constexpr,
-    LOAD: gl.constexpr,
-):  # fmt: skip
-    """Sums [BM, BV] of rows that see the tile of values at n in part: 0 · NaN is NaN, so values that are NaN or infinity become zeros in
-    shared memory, and the rows that see them get them here, one key after another."""
-    W: gl.constexpr = tile.shape[1]
-    wild = gl.zeros([16, W], gl.int32, layout=LOAD)
-    for r in gl.static_range(0, BN, 16):  # few rows at a time, since registers are for the loop around this
-        wild = wild | not_finite(tile.slice(r, 16).load(LOAD), KIND).to(gl.int32)
-    if gl.max(gl.max(wild, 1), 0) > 0:
-        for r in gl.static_range(0, BN, 16):
-            b_units = tile.slice(r, 16).load(LOAD)
-            tile.slice(r, 16).store(gl.where(not_finite(b_units, KIND), gl.zeros_like(b_units), b_units))
-        O_LAYOUT: gl.constexpr = b_acc.type.layout
-        BM: gl.constexpr = b_acc.shape[0]
-        b_t = ((i_m * BM + gl.arange(0, BM, layout=gl.SliceLayout(1, O_LAYOUT))) // GROUP)[:, None]
-        last = gl.maximum(high - 1, 0)
-        for j in range(BN):
-            key = between(n + j, low, last)
-            page = pages_of(key, n, last, i_b, p_table, s_table, PAGE, BN)
-            base, offset = row_offsets(key, page, i_b, start, pages, sv_b, sv_t, 1, PAGE, BN, False)
-            b_wide = gl.load(p_v + base + i_g.to(gl.int64) * sv_h + offset + o_v, mask=o_v < V, other=0.0).to(gl.float32)[None, :]
-            b_seen = visible(b_t, n + j, i_b, length, at, T, before, after, p_tree, st_b, st_t, st_j)
-            b_acc += gl.where(b_seen & (b_wide * 0.0 != 0.0), b_wide, 0.0)
-    return b_acc
-
-
-@gluon.jit
-def finish(
-    b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows,
-    GROUP: gl.constexpr, V: gl.constexpr,
-):  # fmt: skip
-    """Stores the rows of a sequence: results, or a part of them with its greatest score and its sum of weights."""
-    BM: gl.constexpr = b_acc.shape[0]
-    BV: gl.constexpr = b_acc.shape[1]
-    ROW: gl.constexpr = gl.SliceLayout(1, b_acc.type.layout)
-    b_acc *= size
-    if BM < 64:
-        b_l = gl.sum(b_l, 1)
-    b_l = gl.convert_layout(b_l, ROW)
-    b_m = gl.convert_layout(b_m, ROW)
-    o_r = gl.arange(0, BM, layout=ROW)
-    o_row = i_m * BM + o_r
-    o_h = i_g * GROUP + o_row % GROUP
-    m_row = o_row < rows
-    if parts == 1:
-        if p_sinks is not None:
-            b_sink = gl.load(p_sinks + gl.minimum(o_h, H - 1)).to(gl.float32) * LOG2_E
-            b_top = gl.maximum(b_m, b_sink)
-            b_base = gl.where(b_top == float("-inf"), 0.0, b_top)
-            b_decay = gl.exp2(b_m - b_base)
-            b_l = b_l * b_decay + gl.exp2(b_sink - b_base)
-            b_acc = gl.where((b_decay != 0.0)[:, None], b_acc * b_decay[:, None], 0.0)
-            b_m = b_top
-        some = b_l != 0.0
-        b_divisor = gl.where(some, b_l, 1.0)
-        b_out = gl.where(some[:, None], b_acc / b_divisor[:, None], 0.0)
-        o_out = (i_b.to(gl.int64) * T + o_row // GROUP) * H + o_h
-        gl.store(
-            p_out + o_out[:, None] * V + o_v[None, :], b_out.to(p_out.dtype.element_ty), mask=m_row[:, None] & (o_v < V)[None, :]
-        )  # fmt: skip
-        gl.store(p_lse + o_out, gl.where(some, (b_m + gl.log2(b_divisor)) * LN_2, float("-inf")), mask=m_row)
-    elif p_work is not None:
-        o_slot = slot.to(gl.int64) * gl.minimum(rows, BM) + o_r
-        o_column = gl.arange(0, BV, layout=gl.SliceLayout(0, b_acc.type.layout))
-        p_tops = p_work + places.to(gl.int64) * BV
-        gl.store(p_work + o_slot[:, None] * BV + o_column[None, :], b_acc, mask=m_row[:, None] & (o_column >= 0)[None, :])
-        gl.store(p_tops + o_slot, b_m, mask=m_row)
-        gl.store(p_tops + places + o_slot, b_l, mask=m_row)
+        if HELD:
+            b_q, b_begin, b_scale = q_held, q_begin, q_scale
+        else:
+            b_q, b_begin, b_scale = queries_for(q_tile, scale, QUERIES, ROW, KIND)
+        b_s = mma_v2(b_q, keys_of(k_tile, S_LAYOUT, KIND), b_zeros + b_begin[:, None])
+    return b_s, b_scale
 
 
 @gluon.jit(do_not_specialize=[
@@ -204,10 +133,11 @@ def attend(
     sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, s_table, s_slopes, st_b, st_t, st_j,
     GROUP: gl.constexpr, D: gl.constexpr, V: gl.constexpr, BD: gl.constexpr, BV: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
     STAGES: gl.constexpr, PAGE: gl.constexpr, KIND: gl.constexpr, SPLIT: gl.constexpr, BATCH: gl.constexpr, ALONE: gl.constexpr,
-    ALIGNED: gl.constexpr, NEAR: gl.constexpr, ALIKE: gl.constexpr, FAR: gl.constexpr,
+    PLAIN: gl.constexpr, ALIGNED: gl.constexpr, NEAR: gl.constexpr, ALIKE: gl.constexpr, FAR: gl.constexpr,
 ):  # fmt: skip
     """A program's tiles of keys with a tile of rows. Strides are in units of 8 numbers of 16 bits where all are ALIGNED, else in numbers;
-    NEAR: no offset in those takes more than 32 bits; ALIKE: keys lie as values do; ALONE: all rows of a sequence see the same keys."""
+    NEAR: no offset in those takes more than 32 bits; ALIKE: keys lie as values do; ALONE: all rows of a sequence see the same keys;
+    PLAIN: a score is a product times a scale above 0."""
     gdc_wait()
     gdc_launch_dependents()  # not earlier: the merge reads the lengths before it waits, so what writes them has to have ended
     WARPS: gl.constexpr = gl.num_warps()
@@ -219,9 +149,8 @@ def attend(
     SIZED: gl.constexpr = p_v_scale is not None and dtype == gl.float16  # sums are in units of the greatest scale so far
     S_LAYOUT: gl.constexpr = products(BM, BN, WARPS)
     O_LAYOUT: gl.constexpr = products(BM, BV, WARPS)
+    HELD: gl.constexpr = not WIDE and ALIGNED and BM * BD <= 4096  # queries stay in registers, 64 of a thread at most
     QUERIES: gl.constexpr = gl.DotOperandLayout(0, S_LAYOUT, 2 * EACH)
-    KEYS: gl.constexpr = gl.DotOperandLayout(1, S_LAYOUT, 2 * EACH)
-    UNITS: gl.constexpr = gl.DotOperandLayout(1, S_LAYOUT, 2)
     WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     VALUES: gl.constexpr = gl.DotOperandLayout(1, O_LAYOUT, 2)
     LOAD_Q: gl.constexpr = loading(BD, 8, WARPS)
@@ -232,18 +161,14 @@ def attend(
     COLUMN: gl.constexpr = gl.SliceLayout(0, S_LAYOUT)
     TREE: gl.constexpr = p_tree is not None
     WILD: gl.constexpr = not ALONE and KIND != "int8" and KIND != "int4"  # a value may be no number, and rows see different keys
-    p_k_units, p_v_units = p_k, p_v
-    if KIND is not None:
-        p_k_units = p_k.to(gl.pointer_type(gl.int16), bitcast=True)
-        p_v_units = p_v.to(gl.pointer_type(gl.int16), bitcast=True)
+    FLAT: gl.constexpr = ALONE and scattered(PAGE, BN)  # no branch, for a table's entries would be waited for in front of it
+    p_k_units, p_v_units = in_units(p_k, KIND), in_units(p_v, KIND)
 
-    rows = T * GROUP
-    H = G * GROUP
+    rows, H = T * GROUP, G * GROUP
     lanes = G * ((rows + BM - 1) // BM)
     lane = gl.program_id(0) % lanes  # a key head's programs lie next to another's, so that rows of all heads come together
     i = gl.program_id(0) // lanes
-    i_g = lane % G
-    i_m = lane // G
+    i_g, i_m = lane % G, lane // G
     programs = gl.num_programs(0) // lanes
     i_b, skip, count, start, length, at, low, high, tiles, parts, total, tiles_before = beginning(
         i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE, GROUP, BM, BN, SPLIT, BATCH, FAR
@@ -254,6 +179,8 @@ def attend(
         q_tiles = gl.allocate_shared_memory(dtype, [SPARE + 1, BM, BD], held(BM, BD, dtype, WIDE))
         k_tiles = gl.allocate_shared_memory(unit, [STAGES, BN, BD // EACH], held(BN, BD // EACH, unit, WIDE))
         v_tiles = gl.allocate_shared_memory(unit, [STAGES, BN, BV // EACH], held(BN, BV // EACH, unit, WIDE))
+        if not WIDE:
+            w_tile = gl.allocate_shared_memory(dtype, [BM, BN], swizzled(BN, 16))  # weights, which all warps read
         plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
         k_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if p_k_scale is not None else 1], plain)
         v_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if p_v_scale is not None else 1], plain)
@@ -262,7 +189,7 @@ def attend(
         if SPLIT != STREAM:
             copy_queries(q_tiles.index(0), p_q, i_b, i_g, i_m, rows, rows > 0, sq_b, sq_t, sq_h, GROUP, D, LOAD_Q, ALIGNED)
         l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = i_b, n, start, low, high, in_sequence, i * 0 + 1, i * 0, count
-        o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_K)), low, gl.maximum(high - 1, 0))
+        o_n = between(n + gl.arange(0, BN, layout=LOAD_S), low, gl.maximum(high - 1, 0))
         l_page = pages_of(o_n, n, gl.maximum(high - 1, 0), i_b, p_table, s_table, PAGE, BN)
         for ahead in gl.static_range(STAGES):
             l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page = send(
@@ -278,32 +205,30 @@ def attend(
         o_v = o_c % (BV // EACH) * EACH + o_c // (BV // EACH)  # the column of the result that a column of the sums is
         b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
         stage, q_slot = 0, 0
+        q_held, q_begin, q_scale = scale, scale, scale
+        if HELD:
+            async_copy.wait_group(2 * STAGES - 1)
+            q_held, q_begin, q_scale = queries_for(q_tiles.index(q_slot), scale, QUERIES, ROW, KIND)
         for step in range(count):
             async_copy.wait_group(2 * STAGES - 1)
-            b_zeros = gl.zeros([BM, BN], gl.float32, layout=S_LAYOUT)
-            if WIDE:
-                fence_async_shared()
-                b_s = warpgroup_mma(q_tiles.index(q_slot), k_tiles.index(stage).permute((1, 0)), b_zeros, use_acc=False)
-            else:
-                b_k = keys_of(k_tiles.index(stage), KEYS, UNITS, KIND, dtype)
-                b_s = mma_v2(q_tiles.index(q_slot).load(QUERIES), b_k, b_zeros)
+            b_s, b_scale = products_of(
+                q_tiles.index(q_slot), k_tiles.index(stage), q_held, q_begin, q_scale, scale, HELD, S_LAYOUT, QUERIES, KIND
+            )  # fmt: skip
             if p_k_scale is not None:
                 b_s *= k_scales.index(stage).load(COLUMN)[None, :]
             key = (n + gl.arange(0, BN, layout=COLUMN))[None, :]
-            b_s = scored(b_s, key, b_t, b_h, i_b, at, scale, limit, p_slopes, s_slopes, H, dtype == gl.bfloat16)
+            if not PLAIN:
+                b_s = scored(b_s, key, b_t, b_h, i_b, at, b_scale[:, None], limit, p_slopes, s_slopes, H, dtype == gl.bfloat16)
             all_low, all_high = span_of_all(length, at, i_m, T, before, after, TREE, GROUP, BM)
             in_part = (n < all_low) | (n + BN > all_high)
-            if in_part:
+            if FLAT:
+                b_s = gl.where((key >= low) & (key < high), b_s, float("-inf"))
+            elif in_part:
                 b_s = gl.where(visible(b_t, key, i_b, length, at, T, before, after, p_tree, st_b, st_t, st_j), b_s, float("-inf"))
-            b_top = gl.maximum(b_m, gl.max(b_s, 1))
-            b_base = gl.where(b_top == float("-inf"), 0.0, b_top)  # −∞ − −∞ would be NaN
-            b_decay = gl.exp2(b_m - b_base)
-            b_p = gl.exp2(b_s - b_base[:, None])
-            b_m = b_top
-            b_l = b_l * b_decay + gl.sum(b_p, 1) if WIDE else b_l * b_decay[:, None] + b_p
+            b_p, b_m, b_l, b_decay = weights(b_s, b_m, b_l, b_scale, PLAIN)
             async_copy.wait_group(2 * STAGES - 2)
             if p_v_scale is not None:
-                b_p, ratio, size = weighted(b_p, v_scales.index(stage).load(COLUMN), size, SIZED)
+                b_p, ratio, size = weighted(b_p, v_scales.index(stage).load(COLUMN), size, SIZED, ALONE)
                 b_decay *= ratio
             b_acc *= gl.convert_layout(b_decay, gl.SliceLayout(1, O_LAYOUT))[:, None]
             if WILD:
@@ -313,11 +238,12 @@ def attend(
                         sv_b * STEP * EACH, sv_t * STEP * EACH, sv_h * STEP * EACH, T, before, after, p_tree, st_b, st_t, st_j, i_m, V,
                         PAGE, GROUP, BN, KIND, LOAD_V,
                     )  # fmt: skip
-            b_w = gl.convert_layout(b_p.to(dtype), WEIGHTS)
             if WIDE:
                 fence_async_shared()
-                b_acc = warpgroup_mma(b_w, v_tiles.index(stage), b_acc)
+                b_acc = warpgroup_mma(gl.convert_layout(b_p.to(dtype), WEIGHTS), v_tiles.index(stage), b_acc)
             else:
+                w_tile.store(b_p.to(dtype))
+                b_w = w_tile.load(WEIGHTS)
                 b_acc = mma_v2(b_w, values_of(v_tiles.index(stage), VALUES, KIND, dtype), b_acc)
             l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page = send(
                 stage, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page, q_tiles, k_tiles, v_tiles, k_scales,
@@ -344,6 +270,9 @@ def attend(
                         in_sequence = tiles
                         q_slot = gl.where(q_slot == STAGES - 1, 0, q_slot + 1)
                         b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
+                        if HELD:
+                            async_copy.wait_group(2 * STAGES - 1)
+                            q_held, q_begin, q_scale = queries_for(q_tiles.index(q_slot), scale, QUERIES, ROW, KIND)
         async_copy.wait_group(0)
         if SPLIT != STREAM:
             slot = (i_b * lanes + lane) * splits + part_of(i, splits, SPLIT)
@@ -451,8 +380,10 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
     constants = {
         "D": problem.D, "BD": decoding.padded(problem.D), "STAGES": how.stages,
         "PAGE": sides[0].shape[1] if isinstance(call.keys, Paged) else 0, "KIND": name, "ALONE": decoding.alone(problem),
+        "PLAIN": problem.scale > 0 and call.cap is None and call.alibi is None,
         "ALIGNED": aligned, "NEAR": near, "ALIKE": strides[1] == strides[2] and problem.D == problem.V, "num_warps": how.warps,
-        "maxnreg": 255,  # or ptxas spills, so that registers are left for more programs than shared memory holds
+        # or ptxas spills, so that registers are left for more programs than shared memory holds
+        "maxnreg": min(255, 65536 // (32 * how.warps * how.held) // 8 * 8),
     }  # fmt: skip
     cut = how.split == "fixed"  # then parts are added in the same order whatever else is there
     at_once = 16 if cut else max(4, min(64, 1 << (how.parts - 1).bit_length()))

@@ -45,8 +45,8 @@ FIXED_TILES = {64: (64, 4, 2), 128: (64, 3, 2), 256: (64, 2, 1)}  # of 16 rows: 
 NARROW_TILES = {  # by numbers in 16 bits; two programs a multiprocessor, so that one converts numbers while the other waits for loads
     (16, 2): {64: (128, 4, 2), 128: (128, 2, 2), 256: (64, 2, 2)},
     (16, 4): {64: (128, 4, 2), 128: (128, 4, 2), 256: (64, 4, 2)},
-    (32, 2): {64: (64, 4, 2), 128: (64, 4, 2), 256: (64, 4, 1)},
-    (32, 4): {64: (64, 4, 2), 128: (64, 4, 2), 256: (64, 4, 1)},
+    (32, 2): {64: (64, 4, 2), 128: (64, 4, 2)},
+    (32, 4): {64: (64, 4, 2), 128: (64, 4, 2)},
 }
 
 # Microseconds that a kernel takes which only reads so many bytes, launched by programmatic dependent launch in a graph, and what a
@@ -123,8 +123,8 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     # reading a tree takes more registers than four warps with 64 rows have
     sizes = (16, 32) if _trees(problem) else (16, 32, 64)
     rows = 16 if problem.invariant else next((n for n in sizes if packed <= n), 128)
-    if each > 1:  # they become operands in registers, which groups of warps do not take
-        rows = min(rows, 32)
+    if each > 1:  # they become operands in registers, which groups of warps do not take; beside them lie the queries
+        rows = min(rows, 32 if width <= 128 else 16)
     tile = NARROW_TILES[rows, each][width] if each > 1 else FIXED_TILES[width] if problem.invariant else TILES[rows][width]
     even = _split(problem, machine, rows, tile, "even")
     if problem.invariant:

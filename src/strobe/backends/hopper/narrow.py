@@ -1,7 +1,12 @@
 """Narrow keys and values on the device: int8, int4 and float8 of shared memory become operands of 16-bit products.
 
-They are read in units of 16 bits, the least that a warp's matrix loads move: two int8 or float8 numbers, or four of int4. A thread then
-holds a unit of two neighbouring keys, and takes them apart with byte permutations; `ldmatrix.trans` could not split a byte column.
+    keys      float16, with 1,152 added, int4 16 times as large before: what that adds to a score is known from the queries alone
+    queries   float16, each row times the power of two that takes its greatest number below 2¹⁵
+    values    as they are, in the dtype of the weights
+
+They are read in units of 16 bits, the least that a warp's matrix loads move: two int8 or float8 numbers, or four of int4. A register
+holds two units, one behind another of a key, or of two neighbouring values; the first numbers of both become one register, the second
+ones another. So a key's numbers stand in another order, and so do those of the queries.
 """
 
 from __future__ import annotations
@@ -16,7 +21,25 @@ E5M2 = gl.constexpr("e5m2")
 
 
 @gluon.constexpr_function
-def widening(kind, half):
+def widening_keys(kind):
+    """PTX that makes float16 of two units of 16 bits: register j holds number j of both. Whole numbers become the last bits of 1,024 and
+    more, int4 with four bits behind them: no slow conversion, and nothing to subtract."""
+    if kind == "int4":  # bit 3 of each is turned, so that −8 … 7 count from 0
+        each = "".join(
+            f"{shift} lop3.b32 ${j}, {word}, 0x00F000F0, 0x64806480, 0x6A;"
+            for j, (shift, word) in enumerate(((" shl.b32 y, $4, 4;", "y"), ("", "$4"), (" shr.u32 y, $4, 4;", "y"), (" shr.u32 y, $4, 8;", "y")))
+        )
+        return "{ .reg .b32 y;" + each + " }"
+    if kind == "int8":
+        spread = " prmt.b32 $0, y, c, 0x4240; prmt.b32 $1, y, c, 0x4341;"
+        return "{ .reg .b32 y, c; mov.b32 c, 0x64646464; xor.b32 y, $2, 0x80808080;" + spread + " }"
+    return "{ .reg .b32 y; .reg .b16 a, b; prmt.b32 y, $2, 0, 0x3120; mov.b32 {a, b}, y;" + "".join(
+        f" cvt.rn.f16x2.{kind}x2 ${j}, {'ab'[j]};" for j in range(2)
+    ) + " }"
+
+
+@gluon.constexpr_function
+def widening_values(kind, half):
     """PTX that makes 16-bit floats of two units of 16 bits, each of two int8 or float8 or four int4 numbers: register j holds number j
     of both. Whole numbers become the last bits of a float of the right size, from which that size is subtracted: exact, and no slow
     conversion. float8 goes through float16, which holds every one of its numbers."""
@@ -45,9 +68,8 @@ def widening(kind, half):
 
 
 @gluon.jit
-def widened(b_units, KIND: gl.constexpr, dtype: gl.constexpr):
-    """[…, 2 or 4] numbers of units of 16 bits."""
-    PTX: gl.constexpr = widening(KIND, dtype == gl.float16)
+def taken_apart(b_units, PTX: gl.constexpr, KIND: gl.constexpr):
+    """[…, 2 or 4] bits of 16-bit floats, the numbers of each unit."""
     if KIND == INT4:
         a, b, c, d = gl.inline_asm_elementwise(
             PTX, "=&r,=&r,=&r,=&r,r", [b_units], dtype=(gl.int16, gl.int16, gl.int16, gl.int16), is_pure=True, pack=2
@@ -57,18 +79,50 @@ def widened(b_units, KIND: gl.constexpr, dtype: gl.constexpr):
     else:
         a, b = gl.inline_asm_elementwise(PTX, "=&r,=&r,r", [b_units], dtype=(gl.int16, gl.int16), is_pure=True, pack=2)
         bits = gl.join(a, b)
-    return bits.to(dtype, bitcast=True)
+    return bits
 
 
 @gluon.jit
-def keys_of(tile, LB: gl.constexpr, UNITS: gl.constexpr, KIND: gl.constexpr, dtype: gl.constexpr):
-    """[BD, BN] keys of a tile of shared memory as a second operand."""
+def keys_of(tile, S_LAYOUT: gl.constexpr, KIND: gl.constexpr):
+    """[BD, BN] keys of a tile of shared memory as a second operand; narrow ones in the order of `queries_for`."""
+    UNITS: gl.constexpr = gl.DotOperandLayout(1, S_LAYOUT, 2)
     if KIND is None:
-        b_k = tile.permute((1, 0)).load(LB)
+        b_k = tile.permute((1, 0)).load(UNITS)
     else:
-        b_numbers = widened(tile.permute((1, 0)).load(UNITS), KIND, dtype).permute((0, 2, 1))
-        b_k = gl.convert_layout(b_numbers.reshape([b_numbers.shape[0] * b_numbers.shape[1], b_numbers.shape[2]]), LB)
+        b_bits = taken_apart(tile.permute((1, 0)).load(UNITS), widening_keys(KIND), KIND)
+        UNIT: gl.constexpr = b_bits.shape[0]
+        BN: gl.constexpr = b_bits.shape[1]
+        EACH: gl.constexpr = b_bits.shape[2]
+        b_bits = b_bits.reshape([UNIT // 2, 2, BN, EACH]).permute((0, 3, 1, 2)).reshape([UNIT * EACH, BN])
+        b_k = gl.convert_layout(b_bits.to(gl.float16, bitcast=True), gl.DotOperandLayout(1, S_LAYOUT, 2 * EACH))
     return b_k
+
+
+@gluon.jit
+def queries_for(tile, scale, QUERIES: gl.constexpr, ROW: gl.constexpr, KIND: gl.constexpr):
+    """(queries [BM, BD] as a first operand, what their products with keys begin with, the scale of those), the latter two [BM]."""
+    b_q = tile.load(QUERIES)
+    BM: gl.constexpr = b_q.shape[0]
+    BD: gl.constexpr = b_q.shape[1]
+    b_begin = gl.zeros([BM], gl.float32, layout=ROW)
+    b_scale = gl.full([BM], scale, gl.float32, layout=ROW)
+    if KIND is not None:
+        b_wide = b_q.to(gl.float32)
+        b_size = gl.abs(b_wide)
+        b_greatest = gl.max(gl.where(b_size < float("inf"), b_size, 0.0), 1)
+        b_exponent = gl.minimum(gl.maximum(b_greatest.to(gl.int32, bitcast=True) >> 23, 41), 254)
+        b_up = ((268 - b_exponent) << 23).to(gl.float32, bitcast=True)
+        b_down = ((b_exponent - 14) << 23).to(gl.float32, bitcast=True)
+        b_q = (b_wide * b_up[:, None]).to(gl.float16)
+        if KIND == INT4:
+            b_down *= 0.0625
+        if KIND == INT4 or KIND == INT8:
+            b_begin = gl.convert_layout(gl.sum(b_q.to(gl.float32), 1) * -1152.0, ROW)
+        EACH: gl.constexpr = 4 if KIND == INT4 else 2
+        b_q = b_q.reshape([BM, BD // (2 * EACH), 2, EACH]).permute((0, 1, 3, 2)).reshape([BM, BD])
+        b_q = gl.convert_layout(b_q, QUERIES)
+        b_scale *= gl.convert_layout(b_down, ROW)
+    return b_q, b_begin, b_scale
 
 
 @gluon.jit
@@ -78,7 +132,8 @@ def values_of(tile, LB: gl.constexpr, KIND: gl.constexpr, dtype: gl.constexpr):
     if KIND is None:
         b_v = tile.load(LB)
     else:
-        b_numbers = widened(tile.load(LB), KIND, dtype).permute((0, 2, 1))
+        b_bits = taken_apart(tile.load(LB), widening_values(KIND, dtype == gl.float16), KIND)
+        b_numbers = b_bits.to(dtype, bitcast=True).permute((0, 2, 1))
         b_v = gl.convert_layout(b_numbers.reshape([b_numbers.shape[0], b_numbers.shape[1] * b_numbers.shape[2]]), LB)
     return b_v
 

@@ -54,8 +54,8 @@ def pages_of(o_n, n, last, i_b, p_table, s_table, PAGE: gl.constexpr, BN: gl.con
 def row_offsets(
     o_n, page, i_b, start, pages, s_b, s_t, STEP: gl.constexpr, PAGE: gl.constexpr, BN: gl.constexpr, NEAR: gl.constexpr
 ):  # fmt: skip
-    """(offset of the sequence or page, offsets [BN] from there) of keys o_n in the pages that `pages_of` found, which are clamped to
-    pages that there are. Strides are in units of STEP numbers, and NEAR arrays have fewer than 2³¹ units."""
+    """(offset of the sequence or page, offsets from there in units of STEP numbers) of keys o_n in the pages that `pages_of` found, which
+    are clamped to pages that there are. Strides are in those units too, and NEAR arrays have fewer than 2³¹ of them."""
     kind: gl.constexpr = gl.int32 if NEAR else gl.int64
     base = i_b.to(gl.int64) * 0
     if PAGE == 0:
@@ -66,22 +66,38 @@ def row_offsets(
         units = (o_n % PAGE).to(kind) * s_t
     else:
         units = between(page, 0, pages - 1).to(kind) * s_b + (o_n % PAGE).to(kind) * s_t
-    return base * STEP, units.to(gl.int64) * STEP
+    return base * STEP, units
+
+
+@gluon.constexpr_function
+def scattered(PAGE, BN):
+    """Whether the rows of a tile lie in several pages."""
+    return PAGE % BN != 0
 
 
 @gluon.jit
-def laid(page, LAYOUT: gl.constexpr, PAGE: gl.constexpr, BN: gl.constexpr):
-    """The entries, in the layout of those who ask."""
-    if PAGE % BN != 0:
-        page = gl.convert_layout(page, LAYOUT)
-    return page
+def tile_offsets(
+    n, low, last, page, i_b, start, pages, s_b, s_t, LOAD: gl.constexpr, LOAD_S: gl.constexpr, STEP: gl.constexpr, PAGE: gl.constexpr,
+    BN: gl.constexpr, NEAR: gl.constexpr,
+):  # fmt: skip
+    """What `row_offsets` says of a tile's rows, for the threads that copy them. Of scattered rows a thread finds one and tells the others:
+    each of those copies a piece of many."""
+    if scattered(PAGE, BN):
+        o_n = between(n + gl.arange(0, BN, layout=LOAD_S), low, last)
+        base, units = row_offsets(o_n, page, i_b, start, pages, s_b, s_t, STEP, PAGE, BN, NEAR)
+        units = gl.convert_layout(units, gl.SliceLayout(1, LOAD))
+    else:
+        o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD)), low, last)
+        base, units = row_offsets(o_n, page, i_b, start, pages, s_b, s_t, STEP, PAGE, BN, NEAR)
+    return base, units
 
 
 @gluon.jit
-def copy(tile, p_rows, offsets, W: gl.constexpr, LOAD: gl.constexpr, ALIGNED: gl.constexpr):
+def copy(tile, p_rows, units, W: gl.constexpr, LOAD: gl.constexpr, STEP: gl.constexpr, ALIGNED: gl.constexpr):
     """Sends rows of W numbers to shared memory, zeros behind them; rows that are not aligned go through registers, at once."""
     BW: gl.constexpr = tile.shape[1]
     o_w = gl.arange(0, BW, layout=gl.SliceLayout(0, LOAD))
+    offsets = units.to(gl.int64) * STEP
     pointers = p_rows + offsets[:, None] + o_w[None, :]
     if ALIGNED:
         if W == BW:
@@ -132,23 +148,19 @@ def send(
             SPARE: gl.constexpr = q_tiles.shape[0] - 1
             tile = q_tiles.index(gl.where(new != 0, slot, SPARE))
             copy_queries(tile, p_q, i_b, i_g, i_m, T * GROUP, new != 0, sq_b, sq_t, sq_h, GROUP, D, LOAD_Q, ALIGNED)
-        o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_K)), low, last)
-        base, offsets = row_offsets(o_n, page, i_b, start, pages, sk_b, sk_t, STEP, PAGE, BN, NEAR)
-        copy(k_tiles.index(stage), p_k + base + i_g.to(gl.int64) * (sk_h * STEP), offsets, WK, LOAD_K, ALIGNED)
+        base, units = tile_offsets(n, low, last, page, i_b, start, pages, sk_b, sk_t, LOAD_K, LOAD_S, STEP, PAGE, BN, NEAR)
+        copy(k_tiles.index(stage), p_k + base + i_g.to(gl.int64) * (sk_h * STEP), units, WK, LOAD_K, STEP, ALIGNED)
+        o_s = between(n + gl.arange(0, BN, layout=LOAD_S), low, last)
         if p_k_scale is not None:
-            o_s = between(n + gl.arange(0, BN, layout=LOAD_S), low, last)
-            base_s, offsets_s = row_offsets(o_s, laid(page, LOAD_S, PAGE, BN), i_b, start, pages, sx_b, sx_t, 1, PAGE, BN, NEAR)
-            send_rows(k_scales.index(stage), p_k_scale + base_s + i_g * sx_h + offsets_s)
+            base_s, offsets_s = row_offsets(o_s, page, i_b, start, pages, sx_b, sx_t, 1, PAGE, BN, NEAR)
+            send_rows(k_scales.index(stage), p_k_scale + base_s + i_g * sx_h + offsets_s.to(gl.int64))
         async_copy.commit_group()
         if not ALIKE:
-            o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_V)), low, last)
-            found = laid(page, gl.SliceLayout(1, LOAD_V), PAGE, BN)
-            base, offsets = row_offsets(o_n, found, i_b, start, pages, sv_b, sv_t, STEP, PAGE, BN, NEAR)
-        copy(v_tiles.index(stage), p_v + base + i_g.to(gl.int64) * (sv_h * STEP), offsets, WV, LOAD_V, ALIGNED)
+            base, units = tile_offsets(n, low, last, page, i_b, start, pages, sv_b, sv_t, LOAD_V, LOAD_S, STEP, PAGE, BN, NEAR)
+        copy(v_tiles.index(stage), p_v + base + i_g.to(gl.int64) * (sv_h * STEP), units, WV, LOAD_V, STEP, ALIGNED)
         if p_v_scale is not None:
-            o_s = between(n + gl.arange(0, BN, layout=LOAD_S), low, last)
-            base_s, offsets_s = row_offsets(o_s, laid(page, LOAD_S, PAGE, BN), i_b, start, pages, sy_b, sy_t, 1, PAGE, BN, NEAR)
-            send_rows(v_scales.index(stage), p_v_scale + base_s + i_g * sy_h + offsets_s)
+            base_s, offsets_s = row_offsets(o_s, page, i_b, start, pages, sy_b, sy_t, 1, PAGE, BN, NEAR)
+            send_rows(v_scales.index(stage), p_v_scale + base_s + i_g * sy_h + offsets_s.to(gl.int64))
         async_copy.commit_group()
     else:
         async_copy.commit_group()
@@ -166,6 +178,5 @@ def send(
             new = 1
             slot = gl.where(slot == q_tiles.shape[0] - 2, 0, slot + 1)
     last = gl.maximum(high - 1, 0)
-    o_n = between(n + gl.arange(0, BN, layout=gl.SliceLayout(1, LOAD_K)), low, last)
-    page = pages_of(o_n, n, last, i_b, p_table, s_table, PAGE, BN)
+    page = pages_of(between(n + gl.arange(0, BN, layout=LOAD_S), low, last), n, last, i_b, p_table, s_table, PAGE, BN)
     return i_b, n, start, low, high, tiles, new, slot, to_send, page
