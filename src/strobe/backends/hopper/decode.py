@@ -27,9 +27,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from strobe.backends.hopper import decoding
 from strobe.backends.hopper.merge import merge_parts
 from strobe.backends.hopper.narrow import keys_of, queries_for, values_of
-from strobe.backends.hopper.parts import EVEN, FAR, FIXED, STREAM, between, even, fixed, parts_of, sequence, share, span, stream_slot
+from strobe.backends.hopper.parts import EVEN, FAR, FIXED, STREAM, even, fixed, parts_of, sequence, share, span, stream_slot
 from strobe.backends.hopper.scoring import LOG2_E, scored, span_of_all, visible
-from strobe.backends.hopper.sending import copy_queries, held, loading, pages_of, scattered, send, swizzled
+from strobe.backends.hopper.sending import copy_queries, held, loading, next_page, send, swizzled
 from strobe.backends.hopper.summing import begin, finish, tamed, weighted, weights
 from strobe.layouts import Paged
 from strobe.masks import Tree, split
@@ -103,24 +103,45 @@ def in_units(p_numbers, KIND: gl.constexpr):
 
 @gluon.jit
 def products_of(
-    q_tile, k_tile, q_held, q_begin, q_scale, scale, HELD: gl.constexpr, S_LAYOUT: gl.constexpr, QUERIES: gl.constexpr, KIND: gl.constexpr
+    q_tile, q_ready, q_held, k_tile, b_begin, HELD: gl.constexpr, S_LAYOUT: gl.constexpr, QUERIES: gl.constexpr, KIND: gl.constexpr
 ):  # fmt: skip
-    """(products [BM, BN] of queries and keys, their scale [BM])."""
-    ROW: gl.constexpr = gl.SliceLayout(1, S_LAYOUT)
+    """Products [BM, BN] of queries and keys, which begin with b_begin [BM]; the queries are HELD in registers, or ready for narrow keys."""
     BM: gl.constexpr = q_tile.shape[0]
     BN: gl.constexpr = k_tile.shape[0]
     b_zeros = gl.zeros([BM, BN], gl.float32, layout=S_LAYOUT)
     if BM >= 64:
         fence_async_shared()
         b_s = warpgroup_mma(q_tile, k_tile.permute((1, 0)), b_zeros, use_acc=False)
-        b_scale = gl.full([BM], scale, gl.float32, layout=ROW)
     else:
         if HELD:
-            b_q, b_begin, b_scale = q_held, q_begin, q_scale
+            b_q = q_held
+        elif KIND is None:
+            b_q = q_tile.load(QUERIES)
         else:
-            b_q, b_begin, b_scale = queries_for(q_tile, scale, QUERIES, ROW, KIND)
+            b_q = q_ready.load(QUERIES)
         b_s = mma_v2(b_q, keys_of(k_tile, S_LAYOUT, KIND), b_zeros + b_begin[:, None])
-    return b_s, b_scale
+    return b_s
+
+
+@gluon.jit
+def asked(
+    q_tiles, q_slot, q_ready, scale, HELD: gl.constexpr, QUERIES: gl.constexpr, ROW: gl.constexpr, KIND: gl.constexpr
+):  # fmt: skip
+    """(a sequence's queries, if they are held in registers; what products begin with and their scale, both [BM])."""
+    BM: gl.constexpr = q_tiles.shape[1]
+    b_begin = gl.zeros([BM], gl.float32, layout=ROW)
+    b_scale = gl.full([BM], scale, gl.float32, layout=ROW)
+    q_held = scale
+    if KIND is not None:
+        b_begin, b_scale = queries_for(q_tiles.index(q_slot), q_ready, scale, QUERIES, KIND)
+        b_begin = gl.convert_layout(b_begin, ROW)
+        b_scale = gl.convert_layout(b_scale, ROW)
+    if HELD:
+        if KIND is None:
+            q_held = q_tiles.index(q_slot).load(QUERIES)
+        else:
+            q_held = q_ready.load(QUERIES)
+    return q_held, b_begin, b_scale
 
 
 @gluon.jit(do_not_specialize=[
@@ -149,8 +170,8 @@ def attend(
     SIZED: gl.constexpr = p_v_scale is not None and dtype == gl.float16  # sums are in units of the greatest scale so far
     S_LAYOUT: gl.constexpr = products(BM, BN, WARPS)
     O_LAYOUT: gl.constexpr = products(BM, BV, WARPS)
-    HELD: gl.constexpr = not WIDE and ALIGNED and BM * BD <= 4096  # queries stay in registers, 64 of a thread at most
-    QUERIES: gl.constexpr = gl.DotOperandLayout(0, S_LAYOUT, 2 * EACH)
+    HELD: gl.constexpr = not WIDE and SPLIT != STREAM and ALIGNED and BM * BD <= 4096  # queries stay in registers, 64 of a thread at most
+    QUERIES: gl.constexpr = gl.DotOperandLayout(0, S_LAYOUT, 2)
     WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     VALUES: gl.constexpr = gl.DotOperandLayout(1, O_LAYOUT, 2)
     LOAD_Q: gl.constexpr = loading(BD, 8, WARPS)
@@ -161,7 +182,6 @@ def attend(
     COLUMN: gl.constexpr = gl.SliceLayout(0, S_LAYOUT)
     TREE: gl.constexpr = p_tree is not None
     WILD: gl.constexpr = not ALONE and KIND != "int8" and KIND != "int4"  # a value may be no number, and rows see different keys
-    FLAT: gl.constexpr = ALONE and scattered(PAGE, BN)  # no branch, for a table's entries would be waited for in front of it
     p_k_units, p_v_units = in_units(p_k, KIND), in_units(p_v, KIND)
 
     rows, H = T * GROUP, G * GROUP
@@ -179,6 +199,9 @@ def attend(
         q_tiles = gl.allocate_shared_memory(dtype, [SPARE + 1, BM, BD], held(BM, BD, dtype, WIDE))
         k_tiles = gl.allocate_shared_memory(unit, [STAGES, BN, BD // EACH], held(BN, BD // EACH, unit, WIDE))
         v_tiles = gl.allocate_shared_memory(unit, [STAGES, BN, BV // EACH], held(BN, BV // EACH, unit, WIDE))
+        q_ready = q_tiles
+        if KIND is not None:
+            q_ready = gl.allocate_shared_memory(gl.float16, [BM, BD], swizzled(BD, 16))
         if not WIDE:
             w_tile = gl.allocate_shared_memory(dtype, [BM, BN], swizzled(BN, 16))  # weights, which all warps read
         plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
@@ -189,10 +212,9 @@ def attend(
         if SPLIT != STREAM:
             copy_queries(q_tiles.index(0), p_q, i_b, i_g, i_m, rows, rows > 0, sq_b, sq_t, sq_h, GROUP, D, LOAD_Q, ALIGNED)
         l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = i_b, n, start, low, high, in_sequence, i * 0 + 1, i * 0, count
-        o_n = between(n + gl.arange(0, BN, layout=LOAD_S), low, gl.maximum(high - 1, 0))
-        l_page = pages_of(o_n, n, gl.maximum(high - 1, 0), i_b, p_table, s_table, PAGE, BN)
         for ahead in gl.static_range(STAGES):
-            l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page = send(
+            l_page = next_page(l_b, l_n, l_low, l_high, p_table, s_table, LOAD_S, PAGE, BN)
+            l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = send(
                 ahead, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page, q_tiles, k_tiles, v_tiles, k_scales,
                 v_scales, i_g, i_m, p_q, p_k_units, p_v_units, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T,
                 before, after, s_table, pages, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h,
@@ -205,15 +227,11 @@ def attend(
         o_v = o_c % (BV // EACH) * EACH + o_c // (BV // EACH)  # the column of the result that a column of the sums is
         b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
         stage, q_slot = 0, 0
-        q_held, q_begin, q_scale = scale, scale, scale
-        if HELD:
-            async_copy.wait_group(2 * STAGES - 1)
-            q_held, q_begin, q_scale = queries_for(q_tiles.index(q_slot), scale, QUERIES, ROW, KIND)
+        async_copy.wait_group(2 * STAGES - 1)
+        q_held, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, ROW, KIND)
         for step in range(count):
             async_copy.wait_group(2 * STAGES - 1)
-            b_s, b_scale = products_of(
-                q_tiles.index(q_slot), k_tiles.index(stage), q_held, q_begin, q_scale, scale, HELD, S_LAYOUT, QUERIES, KIND
-            )  # fmt: skip
+            b_s = products_of(q_tiles.index(q_slot), q_ready, q_held, k_tiles.index(stage), b_begin, HELD, S_LAYOUT, QUERIES, KIND)
             if p_k_scale is not None:
                 b_s *= k_scales.index(stage).load(COLUMN)[None, :]
             key = (n + gl.arange(0, BN, layout=COLUMN))[None, :]
@@ -221,10 +239,10 @@ def attend(
                 b_s = scored(b_s, key, b_t, b_h, i_b, at, b_scale[:, None], limit, p_slopes, s_slopes, H, dtype == gl.bfloat16)
             all_low, all_high = span_of_all(length, at, i_m, T, before, after, TREE, GROUP, BM)
             in_part = (n < all_low) | (n + BN > all_high)
-            if FLAT:
-                b_s = gl.where((key >= low) & (key < high), b_s, float("-inf"))
-            elif in_part:
+            if in_part:
                 b_s = gl.where(visible(b_t, key, i_b, length, at, T, before, after, p_tree, st_b, st_t, st_j), b_s, float("-inf"))
+            if not WILD:  # not before a branch, in front of which the assembler would wait for it
+                l_page = next_page(l_b, l_n, l_low, l_high, p_table, s_table, LOAD_S, PAGE, BN)
             b_p, b_m, b_l, b_decay = weights(b_s, b_m, b_l, b_scale, PLAIN)
             async_copy.wait_group(2 * STAGES - 2)
             if p_v_scale is not None:
@@ -238,6 +256,8 @@ def attend(
                         sv_b * STEP * EACH, sv_t * STEP * EACH, sv_h * STEP * EACH, T, before, after, p_tree, st_b, st_t, st_j, i_m, V,
                         PAGE, GROUP, BN, KIND, LOAD_V,
                     )  # fmt: skip
+            if WILD:
+                l_page = next_page(l_b, l_n, l_low, l_high, p_table, s_table, LOAD_S, PAGE, BN)
             if WIDE:
                 fence_async_shared()
                 b_acc = warpgroup_mma(gl.convert_layout(b_p.to(dtype), WEIGHTS), v_tiles.index(stage), b_acc)
@@ -245,7 +265,7 @@ def attend(
                 w_tile.store(b_p.to(dtype))
                 b_w = w_tile.load(WEIGHTS)
                 b_acc = mma_v2(b_w, values_of(v_tiles.index(stage), VALUES, KIND, dtype), b_acc)
-            l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page = send(
+            l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = send(
                 stage, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page, q_tiles, k_tiles, v_tiles, k_scales,
                 v_scales, i_g, i_m, p_q, p_k_units, p_v_units, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T,
                 before, after, s_table, pages, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h,
@@ -270,9 +290,9 @@ def attend(
                         in_sequence = tiles
                         q_slot = gl.where(q_slot == STAGES - 1, 0, q_slot + 1)
                         b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
-                        if HELD:
+                        if KIND is not None:
                             async_copy.wait_group(2 * STAGES - 1)
-                            q_held, q_begin, q_scale = queries_for(q_tiles.index(q_slot), scale, QUERIES, ROW, KIND)
+                            _, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, ROW, KIND)
         async_copy.wait_group(0)
         if SPLIT != STREAM:
             slot = (i_b * lanes + lane) * splits + part_of(i, splits, SPLIT)
@@ -394,7 +414,8 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
     grids = how.programs(problem.B), problem.B * how.lanes * decoding.tiles(rows, each_row)
     merge_numbers = (problem.B, problem.G, problem.T, problem.S, how.parts, places, first, before, after)
     work = places * (decoding.padded(problem.V) + 2)
-    return Kept(numbers, common | constants, merge_numbers, common | merge_constants | {"num_warps": 1 if few else 4}, grids, work)
+    merge_constants |= {"num_warps": 1 if few else 4, "maxnreg": 255}  # with fewer registers a part is read when the last one is added
+    return Kept(numbers, common | constants, merge_numbers, common | merge_constants, grids, work)
 
 
 def _strides(shape: tuple[int, ...], lies: tuple[int, ...] | None) -> tuple[int, int, int]:

@@ -42,9 +42,9 @@ TILES = {
 }
 STREAM_TILES = {64: (128, 4, 1), 128: (64, 2, 1)}  # of 128 rows, whose queries of several sequences lie in shared memory too
 FIXED_TILES = {64: (64, 4, 2), 128: (64, 3, 2), 256: (64, 2, 1)}  # of 16 rows: parts of unlike length want two programs at hand
-NARROW_TILES = {  # by numbers in 16 bits; two programs a multiprocessor, so that one converts numbers while the other waits for loads
+NARROW_TILES = {  # by numbers in 16 bits; some programs a multiprocessor, so that one converts numbers while another waits for loads
     (16, 2): {64: (128, 4, 2), 128: (128, 2, 2), 256: (64, 2, 2)},
-    (16, 4): {64: (128, 4, 2), 128: (128, 4, 2), 256: (64, 4, 2)},
+    (16, 4): {64: (128, 4, 2), 128: (128, 2, 3), 256: (64, 4, 2)},
     (32, 2): {64: (64, 4, 2), 128: (64, 4, 2)},
     (32, 4): {64: (64, 4, 2), 128: (64, 4, 2)},
 }

@@ -21,15 +21,20 @@ E5M2 = gl.constexpr("e5m2")
 
 
 @gluon.constexpr_function
+def whole(kind):
+    """Whether numbers are whole ones."""
+    return kind in ("int8", "int4")
+
+
+@gluon.constexpr_function
 def widening_keys(kind):
     """PTX that makes float16 of two units of 16 bits: register j holds number j of both. Whole numbers become the last bits of 1,024 and
     more, int4 with four bits behind them: no slow conversion, and nothing to subtract."""
     if kind == "int4":  # bit 3 of each is turned, so that −8 … 7 count from 0
-        each = "".join(
-            f"{shift} lop3.b32 ${j}, {word}, 0x00F000F0, 0x64806480, 0x6A;"
-            for j, (shift, word) in enumerate(((" shl.b32 y, $4, 4;", "y"), ("", "$4"), (" shr.u32 y, $4, 4;", "y"), (" shr.u32 y, $4, 8;", "y")))
-        )
-        return "{ .reg .b32 y;" + each + " }"
+        take = " lop3.b32 ${0}, {1}, 0x00F000F0, 0x64806480, 0x6A;"
+        low = " shl.b32 y, $4, 4;" + take.format(0, "y") + take.format(1, "$4")
+        high = " shr.u32 y, $4, 4;" + take.format(2, "y") + " shr.u32 y, $4, 8;" + take.format(3, "y")
+        return "{ .reg .b32 y;" + low + high + " }"
     if kind == "int8":
         spread = " prmt.b32 $0, y, c, 0x4240; prmt.b32 $1, y, c, 0x4341;"
         return "{ .reg .b32 y, c; mov.b32 c, 0x64646464; xor.b32 y, $2, 0x80808080;" + spread + " }"
@@ -93,36 +98,30 @@ def keys_of(tile, S_LAYOUT: gl.constexpr, KIND: gl.constexpr):
         UNIT: gl.constexpr = b_bits.shape[0]
         BN: gl.constexpr = b_bits.shape[1]
         EACH: gl.constexpr = b_bits.shape[2]
-        b_bits = b_bits.reshape([UNIT // 2, 2, BN, EACH]).permute((0, 3, 1, 2)).reshape([UNIT * EACH, BN])
-        b_k = gl.convert_layout(b_bits.to(gl.float16, bitcast=True), gl.DotOperandLayout(1, S_LAYOUT, 2 * EACH))
+        b_bits = b_bits.reshape([UNIT // 8, 8, BN, EACH]).permute((0, 3, 1, 2)).reshape([UNIT * EACH, BN])
+        b_k = gl.convert_layout(b_bits.to(gl.float16, bitcast=True), UNITS)
     return b_k
 
 
 @gluon.jit
-def queries_for(tile, scale, QUERIES: gl.constexpr, ROW: gl.constexpr, KIND: gl.constexpr):
-    """(queries [BM, BD] as a first operand, what their products with keys begin with, the scale of those), the latter two [BM]."""
-    b_q = tile.load(QUERIES)
-    BM: gl.constexpr = b_q.shape[0]
-    BD: gl.constexpr = b_q.shape[1]
-    b_begin = gl.zeros([BM], gl.float32, layout=ROW)
-    b_scale = gl.full([BM], scale, gl.float32, layout=ROW)
-    if KIND is not None:
-        b_wide = b_q.to(gl.float32)
-        b_size = gl.abs(b_wide)
-        b_greatest = gl.max(gl.where(b_size < float("inf"), b_size, 0.0), 1)
-        b_exponent = gl.minimum(gl.maximum(b_greatest.to(gl.int32, bitcast=True) >> 23, 41), 254)
-        b_up = ((268 - b_exponent) << 23).to(gl.float32, bitcast=True)
-        b_down = ((b_exponent - 14) << 23).to(gl.float32, bitcast=True)
-        b_q = (b_wide * b_up[:, None]).to(gl.float16)
-        if KIND == INT4:
-            b_down *= 0.0625
-        if KIND == INT4 or KIND == INT8:
-            b_begin = gl.convert_layout(gl.sum(b_q.to(gl.float32), 1) * -1152.0, ROW)
-        EACH: gl.constexpr = 4 if KIND == INT4 else 2
-        b_q = b_q.reshape([BM, BD // (2 * EACH), 2, EACH]).permute((0, 1, 3, 2)).reshape([BM, BD])
-        b_q = gl.convert_layout(b_q, QUERIES)
-        b_scale *= gl.convert_layout(b_down, ROW)
-    return b_q, b_begin, b_scale
+def queries_for(tile, ready, scale, QUERIES: gl.constexpr, KIND: gl.constexpr):
+    """(what products with narrow keys begin with, their scale), both [BM]; the queries for them are `ready` afterwards, in the keys' order:
+    eight units, or two of each of a product's four threads, by the place of their numbers."""
+    b_wide = tile.load(QUERIES).to(gl.float32)
+    BM: gl.constexpr = b_wide.shape[0]
+    BD: gl.constexpr = b_wide.shape[1]
+    b_size = gl.abs(b_wide)
+    b_greatest = gl.max(gl.where(b_size < float("inf"), b_size, 0.0), 1)
+    b_exponent = gl.minimum(gl.maximum(b_greatest.to(gl.int32, bitcast=True) >> 23, 41), 254)
+    b_up = ((268 - b_exponent) << 23).to(gl.float32, bitcast=True)
+    b_scale = ((b_exponent - 14) << 23).to(gl.float32, bitcast=True) * scale
+    b_q = (b_wide * b_up[:, None]).to(gl.float16)
+    EACH: gl.constexpr = 4 if KIND == INT4 else 2
+    b_scale *= 0.0625 if KIND == INT4 else 1.0
+    added: gl.constexpr = 1152.0 if whole(KIND) else 0.0
+    b_begin = gl.sum(b_q.to(gl.float32), 1) * -added
+    ready.store(b_q.reshape([BM, BD // (8 * EACH), 8, EACH]).permute((0, 1, 3, 2)).reshape([BM, BD]))
+    return b_begin, b_scale
 
 
 @gluon.jit

@@ -40,7 +40,7 @@ def held(rows, width, dtype, wide):
 @gluon.jit
 def pages_of(o_n, n, last, i_b, p_table, s_table, PAGE: gl.constexpr, BN: gl.constexpr):
     """The table's entries for the keys o_n of the tile at n, none of them behind `last`: one where a tile lies in a page, 0 without a
-    table. Asked for a tile ahead, since a copy can't begin before its address is there."""
+    table."""
     if PAGE == 0:
         found = i_b * 0
     elif PAGE % BN == 0:
@@ -48,6 +48,13 @@ def pages_of(o_n, n, last, i_b, p_table, s_table, PAGE: gl.constexpr, BN: gl.con
     else:
         found = gl.load(p_table + i_b.to(gl.int64) * s_table + o_n // PAGE)
     return found
+
+
+@gluon.jit
+def next_page(i_b, n, low, high, p_table, s_table, LOAD_S: gl.constexpr, PAGE: gl.constexpr, BN: gl.constexpr):
+    """The entries for the tile at n, asked for long before it is sent: a copy can't begin before its address is there."""
+    last = gl.maximum(high - 1, 0)
+    return pages_of(between(n + gl.arange(0, BN, layout=LOAD_S), low, last), n, last, i_b, p_table, s_table, PAGE, BN)
 
 
 @gluon.jit
@@ -177,6 +184,4 @@ def send(
             n = low // BN * BN
             new = 1
             slot = gl.where(slot == q_tiles.shape[0] - 2, 0, slot + 1)
-    last = gl.maximum(high - 1, 0)
-    page = pages_of(between(n + gl.arange(0, BN, layout=LOAD_S), low, last), n, last, i_b, p_table, s_table, PAGE, BN)
-    return i_b, n, start, low, high, tiles, new, slot, to_send, page
+    return i_b, n, start, low, high, tiles, new, slot, to_send
