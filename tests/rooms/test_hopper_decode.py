@@ -241,20 +241,24 @@ def test_even_parts_are_all_tiles_once(splits: int) -> None:
 
 
 def test_fixed_parts_are_all_tiles_once_and_cut_where_every_sequence_is_cut() -> None:
-    cut, part_at = arithmetic("cut"), arithmetic("part_at")
+    cut, part_at, part_end = map(arithmetic, ("cut", "part_at", "part_end"))
     assert all(cut(part_at(n)) <= n < cut(part_at(n) + 1) and cut(part_at(n)) % 256 == 0 for n in range(0, 40_000, 7))
     for batch in BATCHES:
         BN = batch[-1]
         for low, high, tiles in (span for of_rows in spans(batch) for span in of_rows):
-            count, taken_tiles = FIXED_CUT(low, high, tiles, 0, BN)[0], []
+            count = FIXED_CUT(low, high, tiles, 0, 1, BN)[0]
             assert count <= decoding._fixed_parts(max(batch[0]))
-            for i in range(count + 3):
-                _, start, size = FIXED_CUT(low, high, tiles, i, BN)
-                assert (size > 0) == (i < count)
-                taken_tiles += range(start, start + size)
-                first = (low // BN + start) * BN
-                assert i >= count or first == low // BN * BN or part_at(first) > part_at(first - 1)
-            assert taken_tiles == list(range(tiles))
+            for shares in {1, 2, count, count + 3}:
+                taken_tiles, next_part = [], part_at(low)
+                for i in range(shares):
+                    _, part, start, size = FIXED_CUT(low, high, tiles, i, shares, BN)
+                    taken_tiles += range(start, start + size)
+                    if size:
+                        first = (low // BN + start) * BN
+                        assert part == next_part and (first == low // BN * BN or part_at(first) > part_at(first - 1))
+                        while next_part < part_at(low) + count and part_end(next_part, low, tiles, BN) <= start + size:
+                            next_part += 1
+                assert taken_tiles == list(range(tiles)) and next_part == part_at(low) + count
 
 
 @pytest.mark.parametrize("programs", [1, 16, 33, 264])

@@ -27,7 +27,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from strobe.backends.hopper import decoding
 from strobe.backends.hopper.merge import merge_parts
 from strobe.backends.hopper.narrow import keys_of, queries_for, values_of
-from strobe.backends.hopper.parts import EVEN, FAR, FIXED, STREAM, even, fixed, parts_of, sequence, share, span, stream_slot
+from strobe.backends.hopper.parts import (
+    EVEN, FAR, FIXED, STREAM, even, fixed, part_at, part_end, parts_of, sequence, share, span, stream_slot,
+)  # fmt: skip
 from strobe.backends.hopper.scoring import LOG2_E, scored, span_of_all, visible
 from strobe.backends.hopper.sending import copy_queries, held, loading, next_page, send, swizzled
 from strobe.backends.hopper.summing import begin, finish, tamed, weighted, weights
@@ -54,23 +56,13 @@ def add(a, b):
 
 
 @gluon.jit
-def part_of(i, splits, SPLIT: gl.constexpr):
-    """The part of a sequence that program i of a lane takes; of fixed cuts the last ones are the longest, and come first."""
-    part = i % splits
-    if SPLIT == FIXED:
-        part = splits - 1 - part
-    return part
-
-
-@gluon.jit
 def beginning(
     i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE: gl.constexpr, GROUP: gl.constexpr,
     BM: gl.constexpr, BN: gl.constexpr, SPLIT: gl.constexpr, BATCH: gl.constexpr, FAR: gl.constexpr,
 ):  # fmt: skip
-    """(sequence, tiles of it to skip, tiles of this program, first row, keys, position of query 0, low, high, tiles, parts; of a stream,
-    all its tiles and those before the sequence) that program i of a lane begins with."""
-    total = i * 0
-    tiles_before = i * 0
+    """(sequence, tiles of it to skip, tiles of this program, first row, keys, position of query 0, low, high, tiles, parts, first part of
+    this program; of a stream, all its tiles and those before the sequence) that program i of a lane begins with."""
+    total, tiles_before, part = i * 0, i * 0, i * 0
     if SPLIT == STREAM:
         o_b = gl.arange(0, BATCH, layout=gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
         _, o_length, o_at = sequence(gl.minimum(o_b, B - 1), p_lengths, p_starts, p_firsts, first, S, T, FAR)
@@ -87,10 +79,11 @@ def beginning(
     low, high, tiles = span(length, at, i_m, T, before, after, TREE, GROUP, BM, BN)
     parts = i * 0 + 1
     if SPLIT == EVEN:
-        parts, skip, count = even(tiles, part_of(i, splits, SPLIT), splits)
-    elif SPLIT == FIXED:
-        parts, skip, count = fixed(low, high, tiles, part_of(i, splits, SPLIT), BN)
-    return i_b, skip, count, start, length, at, low, high, tiles, parts, total, tiles_before
+        part = i % splits
+        parts, skip, count = even(tiles, part, splits)
+    elif SPLIT == FIXED:  # the last parts are the longest, and come first
+        parts, part, skip, count = fixed(low, high, tiles, splits - 1 - i % splits, splits, BN)
+    return i_b, skip, count, start, length, at, low, high, tiles, parts, part, total, tiles_before
 
 
 @gluon.jit
@@ -145,13 +138,13 @@ def asked(
 
 
 @gluon.jit(do_not_specialize=[
-    "scale", "limit", "B", "G", "T", "S", "splits", "places", "pages", "first", "before", "after", "sq_b", "sq_t", "sq_h", "sk_b", "sk_t",
-    "sk_h", "sv_b", "sv_t", "sv_h", "sx_b", "sx_t", "sx_h", "sy_b", "sy_t", "sy_h", "s_table", "s_slopes", "st_b", "st_t", "st_j",
+    "scale", "limit", "B", "G", "T", "S", "splits", "cuts", "places", "pages", "first", "before", "after", "sq_b", "sq_t", "sq_h", "sk_b",
+    "sk_t", "sk_h", "sv_b", "sv_t", "sv_h", "sx_b", "sx_t", "sx_h", "sy_b", "sy_t", "sy_h", "s_table", "s_slopes", "st_b", "st_t", "st_j",
 ])  # fmt: skip
 def attend(
     p_q, p_k, p_v, p_k_scale, p_v_scale, p_out, p_lse, p_work, p_lengths, p_starts, p_table, p_firsts, p_tree, p_slopes,
-    p_sinks, scale, limit, B, G, T, S, splits, places, pages, first, before, after, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h,
-    sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, s_table, s_slopes, st_b, st_t, st_j,
+    p_sinks, scale, limit, B, G, T, S, splits, cuts, places, pages, first, before, after, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t,
+    sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, s_table, s_slopes, st_b, st_t, st_j,
     GROUP: gl.constexpr, D: gl.constexpr, V: gl.constexpr, BD: gl.constexpr, BV: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
     STAGES: gl.constexpr, PAGE: gl.constexpr, KIND: gl.constexpr, SPLIT: gl.constexpr, BATCH: gl.constexpr, ALONE: gl.constexpr,
     PLAIN: gl.constexpr, ALIGNED: gl.constexpr, NEAR: gl.constexpr, ALIKE: gl.constexpr, FAR: gl.constexpr,
@@ -170,7 +163,7 @@ def attend(
     SIZED: gl.constexpr = p_v_scale is not None and dtype == gl.float16  # sums are in units of the greatest scale so far
     S_LAYOUT: gl.constexpr = products(BM, BN, WARPS)
     O_LAYOUT: gl.constexpr = products(BM, BV, WARPS)
-    HELD: gl.constexpr = not WIDE and SPLIT != STREAM and ALIGNED and BM * BD <= 4096  # queries stay in registers, 64 of a thread at most
+    HELD: gl.constexpr = not WIDE and SPLIT == EVEN and ALIGNED and BM * BD <= 4096  # queries stay in registers, 64 of a thread at most
     QUERIES: gl.constexpr = gl.DotOperandLayout(0, S_LAYOUT, 2)
     WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     VALUES: gl.constexpr = gl.DotOperandLayout(1, O_LAYOUT, 2)
@@ -183,14 +176,13 @@ def attend(
     TREE: gl.constexpr = p_tree is not None
     WILD: gl.constexpr = not ALONE and KIND != "int8" and KIND != "int4"  # a value may be no number, and rows see different keys
     p_k_units, p_v_units = in_units(p_k, KIND), in_units(p_v, KIND)
-
     rows, H = T * GROUP, G * GROUP
     lanes = G * ((rows + BM - 1) // BM)
     lane = gl.program_id(0) % lanes  # a key head's programs lie next to another's, so that rows of all heads come together
     i = gl.program_id(0) // lanes
     i_g, i_m = lane % G, lane // G
     programs = gl.num_programs(0) // lanes
-    i_b, skip, count, start, length, at, low, high, tiles, parts, total, tiles_before = beginning(
+    i_b, skip, count, start, length, at, low, high, tiles, parts, part, total, tiles_before = beginning(
         i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE, GROUP, BM, BN, SPLIT, BATCH, FAR
     )  # fmt: skip
 
@@ -208,7 +200,7 @@ def attend(
         k_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if p_k_scale is not None else 1], plain)
         v_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if p_v_scale is not None else 1], plain)
         n = (low // BN + skip) * BN
-        in_sequence = tiles - skip
+        in_sequence = tiles - skip if SPLIT != FIXED else part_end(part, low, tiles, BN) - skip
         if SPLIT != STREAM:
             copy_queries(q_tiles.index(0), p_q, i_b, i_g, i_m, rows, rows > 0, sq_b, sq_t, sq_h, GROUP, D, LOAD_Q, ALIGNED)
         l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = i_b, n, start, low, high, in_sequence, i * 0 + 1, i * 0, count
@@ -274,14 +266,20 @@ def attend(
             stage = gl.where(stage == STAGES - 1, 0, stage + 1)
             n += BN
             in_sequence -= 1
-            if SPLIT == STREAM:
-                if (in_sequence == 0) | (step == count - 1):
-                    first_program, parts = parts_of(tiles_before, tiles, total, programs)
+            if SPLIT != EVEN:
+                if (in_sequence == 0) | (step == count - 1):  # the end of a sequence or a part of it
+                    slot = (i_b * lanes + lane) * cuts + part - part_at(low)
+                    if SPLIT == STREAM:
+                        first_program, parts = parts_of(tiles_before, tiles, total, programs)
+                        slot = stream_slot(lane, i, i_b, programs, B)
                     finish(
-                        b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, stream_slot(lane, i, i_b, programs, B), o_v, p_out, p_lse, p_work,
-                        places, p_sinks, T, H, rows, GROUP, V,
+                        b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows, GROUP, V
                     )  # fmt: skip
-                    if step < count - 1:
+                    b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
+                    if SPLIT == FIXED:
+                        in_sequence = part_end(part + 1, low, tiles, BN) - part_end(part, low, tiles, BN)
+                        part += 1
+                    elif step < count - 1:
                         tiles_before += tiles
                         i_b += 1
                         start, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
@@ -289,16 +287,13 @@ def attend(
                         n = low // BN * BN
                         in_sequence = tiles
                         q_slot = gl.where(q_slot == STAGES - 1, 0, q_slot + 1)
-                        b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
                         if KIND is not None:
                             async_copy.wait_group(2 * STAGES - 1)
-                            _, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, ROW, KIND)
+                            q_held, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, ROW, KIND)
         async_copy.wait_group(0)
-        if SPLIT != STREAM:
-            slot = (i_b * lanes + lane) * splits + part_of(i, splits, SPLIT)
-            finish(
-                b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows, GROUP, V
-            )  # fmt: skip
+        if SPLIT == EVEN:
+            slot = (i_b * lanes + lane) * splits + part
+            finish(b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows, GROUP, V)
 
 
 @dataclass
@@ -393,8 +388,8 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
         "SPLIT": {"even": EVEN, "stream": STREAM, "fixed": FIXED}[how.split].value, "BATCH": batch, "FAR": FAR,
     }  # fmt: skip
     numbers = (
-        scale, limit, problem.B, problem.G, problem.T, problem.S, how.parts, places, sides[0].shape[0], first, before, after,
-        *(s for found in strides for s in found), 0 if table is None else table[1],
+        scale, limit, problem.B, problem.G, problem.T, problem.S, how.shares or how.parts, how.parts, places, sides[0].shape[0], first,
+        before, after, *(s for found in strides for s in found), 0 if table is None else table[1],
         0 if slopes is None or len(slopes) == 2 else slopes[1], *node,
     )  # fmt: skip
     constants = {

@@ -3,7 +3,7 @@
     lanes    tiles of rows of key heads: G · ⌈T · group / rows⌉           programs   one wave: multiprocessors · programs each holds
     even     B · lanes · splits programs        lengths are the same, or too short for a long one to matter
     stream   lanes · shares programs            lengths are on the device and may differ, or an even grid would leave units idle
-    fixed    as many parts as the longest has   `invariant`: cuts at the same keys of every sequence, 16 rows always
+    fixed    as many parts as the longest has   `invariant`: cuts at the same keys of every sequence
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TILES = {
     128: {64: (128, 4, 1), 128: (128, 2, 1), 256: (64, 2, 1)},
 }
 STREAM_TILES = {64: (128, 4, 1), 128: (64, 2, 1)}  # of 128 rows, whose queries of several sequences lie in shared memory too
-FIXED_TILES = {64: (64, 4, 2), 128: (64, 3, 2), 256: (64, 2, 1)}  # of 16 rows: parts of unlike length want two programs at hand
+WIDE_FIXED_TILE = (64, 4, 1)  # of 128 rows, width 128: with 128 keys a thread spills
 NARROW_TILES = {  # by numbers in 16 bits; some programs a multiprocessor, so that one converts numbers while another waits for loads
     (16, 2): {64: (128, 4, 2), 128: (128, 2, 2), 256: (64, 2, 2)},
     (16, 4): {64: (128, 4, 2), 128: (128, 2, 3), 256: (64, 4, 2)},
@@ -69,10 +69,11 @@ class Chosen(NamedTuple):
     split: str  # "even", "stream" or "fixed"
     parts: int  # of a sequence at most; of a stream, programs a lane
     lanes: int
+    shares: int = 0  # of a sequence's parts, a program each; 0: as many as parts
 
     def programs(self, B: int) -> int:
         """Of the whole grid."""
-        return self.lanes * self.parts * (1 if self.split == "stream" else B)
+        return self.lanes * (self.shares or self.parts) * (1 if self.split == "stream" else B)
 
     def slots(self, B: int) -> int:
         """Places for parts: none where each sequence is one part."""
@@ -121,14 +122,20 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     width, (_, each) = max(padded(problem.D), padded(problem.V)), kind(problem)
     packed = problem.T * problem.group
     # reading a tree takes more registers than four warps with 64 rows have
-    sizes = (16, 32) if _trees(problem) else (16, 32, 64)
-    rows = 16 if problem.invariant else next((n for n in sizes if packed <= n), 128)
+    sizes = (16, 32) if _trees(problem) and not problem.invariant else (16, 32, 64)
+    # an invariant tile is chosen by what is the model's alone
+    rows = next((n for n in sizes if (problem.group if problem.invariant else packed) <= n), 128)
     if each > 1:  # they become operands in registers, which groups of warps do not take; beside them lie the queries
         rows = min(rows, 32 if width <= 128 else 16)
-    tile = NARROW_TILES[rows, each][width] if each > 1 else FIXED_TILES[width] if problem.invariant else TILES[rows][width]
+    tile = NARROW_TILES[rows, each][width] if each > 1 else TILES[rows][width]
+    if problem.invariant and (rows, width) == (128, 128):
+        tile = WIDE_FIXED_TILE
     even = _split(problem, machine, rows, tile, "even")
     if problem.invariant:
-        return even._replace(split="fixed", parts=min(_fixed_parts(problem.S), reach(problem, rows) // 256 + 2))
+        parts = min(_fixed_parts(problem.S), reach(problem, rows) // 256 + 2)
+        # sequences of one length are shared by as many programs as an even split has, but for parts too long to be shared evenly
+        alike = isinstance(problem.call.keys, Dense) and (even.parts == 1 or problem.S <= 8192)
+        return even._replace(split="fixed", parts=parts, shares=min(parts, even.parts) if alike else parts)
     stream_tile = STREAM_TILES.get(width) if rows == 128 else tile
     if stream_tile is None or reach(problem, rows) <= SHORT or not 1 < problem.B <= MOST_SEQUENCES:
         return even

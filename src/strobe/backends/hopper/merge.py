@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from strobe.backends.hopper.parts import EVEN, STREAM, even, fixed, part_at, parts_of, sequence, span, stream_slot
+from strobe.backends.hopper.parts import EVEN, STREAM, even, parts_of, parts_within, sequence, span, stream_slot
 
 LOG2_E = tl.constexpr(1.4426950408889634)  # 1 / ln 2
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -50,8 +50,8 @@ def merge_parts(
         if SPLIT == EVEN:
             parts, _, _ = even(tiles, 0, splits)
         else:
-            parts, _, _ = fixed(low, high, tiles, 0, BN)
-            early = part_at(low) % AT_ONCE  # so that a part is added to the same others whatever the tile of rows sees
+            first_part, parts = parts_within(low, high)
+            early = first_part % AT_ONCE  # so that a part is added to the same others whatever the tile of rows sees
     gdc_launch_dependents()
     gdc_wait()
 

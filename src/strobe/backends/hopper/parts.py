@@ -2,7 +2,7 @@
 
     even      a sequence's tiles in `splits` equal parts            S0 ▐██▌▐██▌▐██▌   S1 ▐█▌▐█▌▐█▌
     stream    all sequences' tiles end to end, P equal shares       S0 ██████▌██|S1 ██▐██|S2 █████▌█  (a part ends where a sequence does)
-    fixed     cuts at the same keys whatever the length             S0 ▐██▌▐██▌▐████▌   S1 ▐██▌▐█
+    fixed     cuts at the same keys whatever the length             S0 ▐██▌▐██▌▐████▌   S1 ▐██▌▐█     (a program takes one part or some)
 
 The functions are of integers, or of tensors of integers, none below 0 where one divides; the decode kernel and the merge call the same
 ones. A "lane" is a tile of rows of one key head. Sources: Dao et al., 2023, Flash-Decoding; Osama et al., 2023, Stream-K, arXiv:2301.03598.
@@ -83,13 +83,31 @@ def part_at(n):
 
 
 @triton.jit
-def fixed(low, high, tiles, i, BN: tl.constexpr):
-    """(parts, first tile, tiles) of the i-th of the parts that hold keys between low and high."""
+def parts_within(low, high):
+    """(first, count) of the parts that hold keys between low and high."""
     first = part_at(low)
-    parts = part_at(tl.maximum(high - 1, low)) - first + 1
-    start = tl.maximum(cut(first + i) // BN - low // BN, 0)
-    stop = tl.minimum(cut(first + i + 1) // BN - low // BN, tiles)
-    return parts, start, tl.where(i < parts, stop - start, 0)
+    return first, part_at(tl.maximum(high - 1, low)) - first + 1
+
+
+@triton.jit
+def part_end(part, low, tiles, BN: tl.constexpr):
+    """The tile behind a part, of a sequence's tiles from the one that holds low."""
+    return tl.minimum(cut(part + 1) // BN - low // BN, tiles)
+
+
+@triton.jit
+def fixed(low, high, tiles, i, shares, BN: tl.constexpr):
+    """(parts of the sequence, first part, first tile, tiles) of share i of a sequence's parts: those that begin among an equal share of
+    its tiles."""
+    first, parts = parts_within(low, high)
+    start = low // BN * BN + tiles * i // shares * BN
+    stop = low // BN * BN + tiles * (i + 1) // shares * BN
+    from_part = tl.where(i == 0, first, part_at(tl.maximum(start - 1, 0)) + 1)
+    to_part = tl.where(i + 1 == shares, first + parts, part_at(tl.maximum(stop - 1, 0)) + 1)
+    from_part = tl.minimum(tl.maximum(from_part, first), first + parts)
+    to_part = tl.minimum(tl.maximum(to_part, first), first + parts)
+    skip = tl.maximum(cut(from_part) // BN - low // BN, 0)
+    return parts, from_part, skip, tl.where(to_part > from_part, part_end(to_part - 1, low, tiles, BN) - skip, 0)
 
 
 @triton.jit
