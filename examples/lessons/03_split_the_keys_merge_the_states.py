@@ -14,7 +14,11 @@ import math
 
 import torch
 
-from strobe import Causal, State, attention, attention_state, merge
+from strobe import Causal, Machine, State, attention, attention_state, merge
+from strobe.answers import Offer
+from strobe.backends.hopper.decoding import decode
+from strobe.layouts import Dense
+from strobe.problem import Call, Described, check
 
 torch.manual_seed(0)
 B, H, G, D, S = 1, 8, 2, 64, 4096
@@ -108,4 +112,18 @@ print(f"   queries that saw no key in the last part: {int(pieces[2].lse[0, :, 0]
 assert distance(merge(*pieces), masked) < 1e-12 and int(pieces[2].lse[0, :, 0].eq(-math.inf).sum()) == 2
 
 torch.testing.assert_close(attention(chunk, k, v, mask=Causal()), merge(*pieces).out)
-print("\nNext: 04_a_page_table_by_hand.py. Read also docs/how-it-works/split-keys.md.")
+
+# ── 6. In earnest ────────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# How many parts? As many as fill the machine once, and no more, since each costs a state. The desk of the Hopper room decides it from
+# shapes alone, on any machine; the kernel is src/strobe/backends/hopper/decode.py, which keys a program takes stands in parts.py beside
+# it, and what joins the states in merge.py. On a CPU the same is src/strobe/backends/cpu/decode.hpp.
+
+print("\n6. What the desk would do on an H200, one token of 32 heads on 8 key heads:")
+for sequences, keys in ((1, 8192), (16, 8192), (12, 8192)):
+    one, cache = Described((sequences, 1, 32, 128), "bfloat16", "cuda:0"), Described((sequences, keys, 8, 128), "bfloat16", "cuda:0")
+    offer = decode(check(Call(one, Dense(cache, cache), Causal())), Machine.named("h200"))
+    assert isinstance(offer, Offer)
+    print(f"   {sequences:2} × {keys} keys: {offer.why}")
+
+print("\nNext: 04_a_page_table_by_hand.py. Read also docs/how-it-works/split-keys.md and docs/rooms/hopper-decode.md.")

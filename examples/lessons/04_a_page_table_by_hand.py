@@ -115,4 +115,8 @@ try:
 except Invalid as no:
     print(f"\n6. A table that points nowhere is named, not followed:\n   {no}")
 
+# In earnest: an entry of a table is a load whose result is the address of the next one, so a kernel asks for it a tile before it needs
+# it, and clamps it, for it can't raise: src/strobe/backends/hopper/sending.py, `next_page` and `row_offsets`. Writing new tokens through
+# the table, with rotation and quantisation, is src/strobe/backends/triton/append.py; on a CPU src/strobe/backends/cpu/append.cpp.
+
 print("\nWho counts the holders of a page and finds shared beginnings: docs/how-it-works/cache.md.\nNext: 05_masks_are_pictures.py.")
