@@ -49,3 +49,43 @@ def test_the_longest_is_known_to_the_caller(longest: object) -> None:
     """At once, not when the call is checked: 5 and 5.0 would be one key to the cache of checks."""
     with pytest.raises(Invalid, match="longest is an integer, 0 or more, known to the caller"):
         Packed("tokens", "offsets", longest)  # type: ignore[arg-type]
+
+
+class Numbers:
+    """An index array of plain lists, and one of keys that only has a shape: no framework is asked for more."""
+
+    def __init__(self, values: list[object], *shape: int) -> None:
+        self.values, self.shape = values, shape or (len(values), *((len(values[0]),) if values and isinstance(values[0], list) else ()))
+
+    def tolist(self) -> list[object]:
+        return self.values
+
+
+KEYS = Numbers([], 8, 4, 2, 16)  # eight sequences of four keys, or eight pages of four rows
+
+
+@pytest.mark.parametrize(
+    ("layout", "wrong"),
+    [
+        (Paged(KEYS, KEYS, Numbers([[5, 2], [0, -1]]), Numbers([7, 4]), 8), ""),
+        (Paged(KEYS, KEYS, Numbers([[5, 8], [0, -1]]), Numbers([7, 4]), 8), r"table\[0, 1\] = 8 is not a page: pages are 0 … 7"),
+        (Paged(KEYS, KEYS, Numbers([[5, 2], [0, -1]]), Numbers([7, 5]), 8), r"table\[1, 1\] = -1 is not a page"),
+        (Paged(KEYS, KEYS, Numbers([[5, 2], [0, -1]]), Numbers([7, 0]), 6), r"lengths\[0\] = 7: lengths are 0 … 6, as longest=6"),
+        (Paged(KEYS, KEYS, Numbers([[5, 2], [0, 1]]), Numbers([7, 9]), 12), r"lengths\[1\] = 9: lengths are 0 … 8"),
+        (Paged(KEYS, KEYS, Numbers([[5]]), Numbers([-1]), 4), r"lengths\[0\] = -1"),
+        (Ranged(KEYS, KEYS, Numbers([0, 3]), Numbers([4, 1])), ""),
+        (Ranged(KEYS, KEYS, Numbers([0, 3]), Numbers([4, 2])), "sequence 1 owns keys 3 … 4, of 4 keys"),
+        (Ranged(KEYS, KEYS, Numbers([-1]), Numbers([2])), "sequence 0 owns keys -1 … 0"),
+        (Packed(KEYS, Numbers([0, 3, 3, 8]), 5), ""),
+        (Packed(KEYS, Numbers([1, 3]), 5), r"offsets\[0\] = 1: the first sequence begins at 0"),
+        (Packed(KEYS, Numbers([0, 3, 2]), 5), r"offsets\[2\] = 2 after 3"),
+        (Packed(KEYS, Numbers([0, 6]), 5), r"offsets\[1\] = 6 after 0: sequences are 0 … 5 tokens long"),
+        (Packed(KEYS, Numbers([0, 5, 9]), 5), r"offsets\[2\] = 9: there are 8 tokens"),
+    ],
+)
+def test_index_arrays_that_lie_are_named_when_asked(layout: Paged | Ranged | Packed, wrong: str) -> None:
+    if not wrong:
+        layout.check_integrity()
+        return
+    with pytest.raises(Invalid, match=wrong):
+        layout.check_integrity()
