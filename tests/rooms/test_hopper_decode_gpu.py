@@ -22,6 +22,7 @@ from strobe.problem import Call, map_arrays
 from ..contract.cases import Case, build
 from ..contract.poison import poison_unseen
 from ..contract.tolerance import allowed, error, plain
+from . import own_bits
 from .hopper_decode_run import offered, problem_of, ragged, taken, truth
 
 H200 = Machine.named("h200")
@@ -224,6 +225,12 @@ def test_a_sequences_bits_are_its_own(scaled: str) -> None:
         both = Call(torch.cat([torch.randn_like(call.q), call.q]), keys, Causal())
         found = decode.launch(planned(both, True), both)
         assert torch.equal(found.out[1:], whole.out) and torch.equal(found.lse[1:], whole.lse)
+
+
+@pytest.mark.parametrize("mask", [Causal(), Causal() & Window(before=1000)], ids=str)
+def test_two_hundred_batches_do_not_show(mask: Mask) -> None:
+    q, k, v = (torch.randn(n, heads, 128, device="cuda", dtype=torch.bfloat16) for n, heads in ((150, 8), (4800, 2), (4800, 2)))
+    own_bits.same(lambda call: decode.launch(planned(call, True), call), q, (k, v), mask, 100, 9000, (1, 16, 64, 100, 256))
 
 
 def test_the_desk_knows_how_many_units_there_are() -> None:

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from strobe import Causal, Mask, Packed, Paged, State, append, attention, attention_state, merge, using
+from strobe import Causal, Mask, Packed, Paged, Ranged, State, append, attention, attention_state, explain, merge, using
 from strobe.faces import torch as face
 from strobe.layouts import Dense
 from strobe.masks import Window
 from strobe.problem import Call
 
 from ..contract.rooms import on_a_gpu
+from . import own_bits
 
 pytestmark = [
     pytest.mark.skipif(not on_a_gpu("triton"), reason="this machine has no GPU that runs Triton"),
@@ -159,3 +160,33 @@ def test_a_step_takes_the_memory_that_torchs_takes() -> None:
             return scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True).transpose(1, 2)
 
     assert peak(lambda q, k, v: attention(q, k, v, mask=Causal())) <= 1.05 * peak(flash)
+
+
+@pytest.mark.parametrize("mask", [Causal(), Causal() & Window(before=1500)], ids=str)
+@pytest.mark.parametrize("T", [1, 5])
+def test_a_ragged_batch_is_cut_by_its_lengths(T: int, mask: Mask) -> None:
+    lengths = [9000, 1, 0, 2500, 16384, 700]
+    k, v = drawn(len(lengths), 16384, 2, 64), drawn(len(lengths), 16384, 2, 64)
+    there = torch.tensor(lengths, device="cuda", dtype=torch.int32)
+    keys = Ranged(k, v, torch.zeros_like(there), there)
+    q = drawn(len(lengths), T, 8, 64)
+    assert "even share(s)" in explain(q, keys, mask=mask).offer.why
+    found = attention_state(q, keys, mask=mask)
+    with using("reference"):
+        known = attention_state(q, keys, mask=mask)
+    assert torch.equal(found.lse.isinf(), known.lse.isinf())
+    torch.testing.assert_close(found.lse, known.lse, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(found.out, known.out, atol=4e-3, rtol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("mask", [Causal(), Causal() & Window(before=1000)], ids=str)
+def test_a_sequences_bits_are_its_own(dtype: torch.dtype, mask: Mask) -> None:
+    q, k, v = drawn(150, 8, 128, dtype=dtype), drawn(4800, 2, 128, dtype=dtype), drawn(4800, 2, 128, dtype=dtype)
+
+    def decoded(call: Call) -> State:
+        with using(invariant=True):
+            keys = call.keys
+            return attention_state(call.q, *((keys,) if isinstance(keys, Paged) else (keys.k, keys.v)), mask=call.mask)
+
+    own_bits.same(decoded, q, (k, v), mask, 50, 9000, (1, 16, 64, 100))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 from strobe.cli.parser import MOST_THREADS
@@ -222,7 +223,8 @@ def hopper(arguments: argparse.Namespace) -> int:
 
 
 def decode(arguments: argparse.Namespace) -> int:
-    """Tokens over caches on this GPU; writes `decode.json`."""
+    """Tokens over caches on this GPU; writes `decode.json`, or `decode-ROOM.json` of a room that was asked for."""
+    from strobe import using
     from strobe.lab import fa3, gpu, gpu_decode, graphs
     from strobe.rooms import kernel
 
@@ -230,9 +232,16 @@ def decode(arguments: argparse.Namespace) -> int:
     if arguments.fa3 is not None:
         fa3.load(arguments.fa3)
     works = gpu_decode.suite(gpu_decode.Bench(fa3=arguments.fa3 is not None), arguments.quick)
+    room, name = arguments.room, "decode"
     command = "strobe bench decode" + " --fa3 FILE" * (arguments.fa3 is not None) + " --quick" * arguments.quick
+    if room is not None:
+        name, command = f"decode-{room}", f"{command} --room {room}"
     read = kernel("triton", "reading").launch
-    with Sheet(Path(arguments.out), "decode", command, here, commit=arguments.commit) as sheet, progress(len(works)) as advance:
+    with (
+        Sheet(Path(arguments.out), name, command, here, commit=arguments.commit) as sheet,
+        progress(len(works)) as advance,
+        using(room) if room else nullcontext(),
+    ):
         for row in graphs.measure(works, lambda arrays: lambda: read(arrays, here.units)):
             sheet.rows.append(row)
             advance(row.case)

@@ -125,6 +125,7 @@ def _bench_gpu(suites: Any) -> None:
     gpu.set_defaults(run=_later("bench", "gpu"))
     decode = suites.add_parser("decode", help="tokens over caches on this GPU beside torch's kernels")
     decode.add_argument("--quick", action="store_true", help="short caches only")
+    decode.add_argument("--room", choices=("hopper", "triton"), help="whose kernels; written to decode-triton.json, say")
     decode.add_argument("--fa3", metavar="FILE", help="FlashAttention 3 as another peer: vLLM's _vllm_fa3_C.abi3.so")
     decode.add_argument("--commit", metavar="HASH", help="of a checkout that was copied here without its history")
     _common(decode)

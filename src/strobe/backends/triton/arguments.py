@@ -225,7 +225,7 @@ def fixed(plan: Plan) -> Fixed:
     call = problem.call
     plain = call.cap is call.bias is call.alibi is call.sink is call.dropout is None
     dense = isinstance(call.keys, Keys) and not isinstance(call.q, Packed) and call.first is None
-    listed = listable(problem) and plan.offer.splits == 1
+    listed = listable(problem)
     made_for = {
         "BY_ELEMENT": not listed and any(isinstance(part, Documents | Blocks | Dense) for part in split(call.mask)[2]),
         "GROUP": problem.group, "D": problem.D, "V": problem.V, "BD": padded(problem.D), "BV": padded(problem.V),

@@ -2,7 +2,7 @@
 
     rows of a tile   the T queries of the H / G heads that share a key head: row r is query r // group of head g · group + r % group
     passes           keys seen in part │ keys all rows see, unmasked │ keys seen in part
-    splits           with few queries the keys are cut into parts, each a program with a state of its own; `merge.py` joins them
+    parts            with few queries the keys are cut (`parts.py`), each part a program with a state of its own; `merge.py` joins them
 
 Source: Dao, 2023, arXiv:2307.08691, algorithm 1; splits: Dao et al., 2023, Flash-Decoding.
 """
@@ -17,9 +17,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from strobe.backends.triton import arguments, sizes
+from strobe.backends.triton import arguments, sizes, splitting
 from strobe.backends.triton.arguments import Rows, Side
-from strobe.backends.triton.merge import join
+from strobe.backends.triton.merge import join, rule
+from strobe.backends.triton.parts import EVEN, FIXED, RAGGED, WHOLE, cut, part_of, within
+from strobe.backends.triton.sizes import Tile
 from strobe.backends.triton.tiles import (
     LN_2, LOG2_E, added, at_row, bias_tile, capped, finite, kept, keys_seen, listed, product, queries_of, rows, scales, scored, sequence,
     tame, tile_of, values, visible, write,
@@ -33,12 +35,13 @@ from strobe.state import State
 
 
 @triton.jit
-def begin(sink, o_h, m_row, BM: tl.constexpr, BV: tl.constexpr):
-    """(greatest score, sum of weights, weighted sum) of rows that have seen no value; a sink is a weight without one."""
+def begin(sink, o_h, m_first, BM: tl.constexpr, BV: tl.constexpr):
+    """(greatest score, sum of weights, weighted sum) of rows that have seen no value; a sink is a weight without one, in a row's first
+    part."""
     b_m = tl.full([BM], float("-inf"), tl.float32)
     b_l = tl.zeros([BM], tl.float32)
     if sink is not None:
-        b_m = tl.load(sink + o_h, mask=m_row & (tl.program_id(1) == 0), other=float("-inf")).to(tl.float32) * LOG2_E
+        b_m = tl.load(sink + o_h, mask=m_first, other=float("-inf")).to(tl.float32) * LOG2_E
         b_l = tl.where(b_m == float("-inf"), 0.0, 1.0)
     return b_m, b_l, tl.zeros([BM, BV], tl.float32)
 
@@ -107,22 +110,32 @@ def step(
     return b_m, b_l, b_acc, wild
 
 
-@triton.jit(do_not_specialize=["G", "pairs", "section", "splits", "rows_in_all"])  # no compiling anew for another batch
+@triton.jit(do_not_specialize=["G", "pairs", "section", "splits", "reach"])  # no compiling anew for another batch
 def attend(
-    q, k, v, k_box, v_box, bias_box, out, lse, sums, layout, mask, lists, terms, G, pairs, section, splits, rows_in_all,
-    SPLIT: tl.constexpr, UNSEEN: tl.constexpr, BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
+    q, k, v, k_box, v_box, bias_box, out, lse, sums, layout, mask, lists, terms, G, pairs, section, splits, reach,
+    SPLIT: tl.constexpr, BATCH: tl.constexpr, UNSEEN: tl.constexpr, BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
     BD: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows of one key head of one sequence, over all its keys or one part of them."""
-    tiles = tl.cdiv(layout.T * GROUP, BM)
-    i_m, i_pair = tile_of(tl.program_id(0), tiles, pairs, section)
-    i_b = (i_pair // G).to(tl.int64)
-    i_g = i_pair % G
+    slot = tl.program_id(1)
+    part, parts, each = slot, splits, splits
+    if SPLIT == RAGGED:
+        i_m, i_g = tl.program_id(0) // G, tl.program_id(0) % G
+        i_own, part, parts, each = part_of(slot, layout, pairs // G, splits, reach, BATCH, BN)
+        idle = i_own * G >= pairs
+        i_b = tl.minimum(i_own, pairs // G - 1).to(tl.int64)
+    else:
+        i_m, i_pair = tile_of(tl.program_id(0), tl.cdiv(layout.T * GROUP, BM), pairs, section)
+        i_b = (i_pair // G).to(tl.int64)
+        i_g = i_pair % G
+        idle = i_m < 0
     q_first, queries, k_first, length, first = sequence(i_b, layout)
     prefix = mask.prefix
     if mask.prefixes is not None:
         prefix = tl.load(mask.prefixes + i_b)
-    if i_m * BM >= queries * GROUP:
+    if SPLIT == FIXED:
+        idle = cut(part) >= tl.maximum(length, 1)
+    if idle | (i_m * BM >= queries * GROUP):
         return
 
     o_row = i_m * BM + tl.arange(0, BM)
@@ -140,14 +153,12 @@ def attend(
     # one loop, since the copy engine would stand still between two; but what more is done to a score would wait for the branch in it
     ONE: tl.constexpr = ((k_box is not None) and (not BY_ELEMENT)) and (terms.plain is not None)
     low, high, full_low, full_high = keys_seen(first + t_low, first + t_high, first, length, prefix, mask, BY_ELEMENT, BN)
-    if SPLIT:  # equal parts of the tiles there are
-        share = tl.cdiv(tl.cdiv(tl.maximum(high - low, 0), BN), splits) * BN
-        low += tl.program_id(1) * share
-        high = tl.minimum(high, low + share)
-        full_low = tl.minimum(tl.maximum(full_low, low), low + share)
-        full_high = tl.maximum(full_low, tl.minimum(full_high, low + share))
+    if SPLIT != WHOLE:
+        if SPLIT == EVEN:
+            each = tl.cdiv(tl.cdiv(tl.maximum(high - low, 0), BN), splits)
+        low, high, full_low, full_high = within(part, parts, each, low, high, full_low, full_high, SPLIT, BN)
 
-    b_m, b_l, b_acc = begin(terms.sink, o_h, m_row, BM, BV)
+    b_m, b_l, b_acc = begin(terms.sink, o_h, m_row & (part == 0), BM, BV)
     wild = i_m < 0  # no, as a value of the device
     if LISTED:
         p_list, count = listed(lists, i_b, i_g * GROUP, i_m * BM // GROUP // mask.block_rows)
@@ -185,7 +196,7 @@ def attend(
         full_low, full_high = low, low
     if UNSEEN and (k_box is not None):  # values that go from the copy engine to the products are looked at afterwards
         if tl.max(tl.max((finite(b_acc) == 0).to(tl.int32), 1), 0) > 0:
-            b_m, b_l, b_acc = begin(terms.sink, o_h, m_row, BM, BV)
+            b_m, b_l, b_acc = begin(terms.sink, o_h, m_row & (part == 0), BM, BV)
             for n in tl.range(low, high, BN, num_stages=1, disable_licm=True):  # registers are for the loops above
                 whole = (n >= full_low) & (n < full_high)
                 b_m, b_l, b_acc, wild = step(
@@ -208,8 +219,11 @@ def attend(
     b_out = b_acc / b_divisor[:, None]
     if terms.threshold is not None:
         b_out *= terms.keep_scale
-    if SPLIT:  # [splits, rows of the whole call, …], one part after another
-        o_token += tl.program_id(1).to(tl.int64) * rows_in_all
+    if SPLIT != WHOLE:  # [slots, T, H, …]
+        if SPLIT != RAGGED:
+            slot += i_b.to(tl.int32) * splits
+        i_b = slot.to(tl.int64)
+        o_token = o_t.to(tl.int64)
         b_lse = tl.where(some_key, b_m, float("-inf"))
         tl.store(at_row(sums, i_b, o_token, o_h), b_l, mask=m_row)
     else:
@@ -220,25 +234,28 @@ def attend(
 
 def launch(plan: Plan, call: Call) -> State:
     """The state; nothing waits for the device."""
-    problem, splits = plan.problem, plan.offer.splits
+    problem = plan.problem
     assert isinstance(problem, Problem)
+    how = splitting.chosen(problem, plan.machine)
     tokens = arguments.tokens(call)
     out = tokens.new_empty((*tokens.shape[:-1], problem.V))
     lse = tokens.new_empty(tokens.shape[:-1], dtype=torch.float32)
     if not out.numel():
         return State(out, lse)
-    if splits == 1:
-        start(plan, problem, call, arguments.rows(out), arguments.numbers(lse), None, 1)
+    if how.kind == "whole":
+        start(plan, problem, call, arguments.rows(out), arguments.numbers(lse), None, how)
         return State(out, lse)
-    parts = tokens.new_empty((splits, *out.shape), dtype=torch.float32)
-    tops, sums = tokens.new_empty((2, splits, *lse.shape), dtype=torch.float32)
-    start(plan, problem, call, arguments.rows(parts[0]), *map(arguments.numbers, (tops[0], sums[0])), splits)
-    join(parts, tops, sums, out, lse)
+    slots = how.slots(problem.B)
+    parts = tokens.new_empty((slots, problem.T, problem.H, problem.V), dtype=torch.float32)
+    tops, sums = tokens.new_empty((2, slots, problem.T, problem.H), dtype=torch.float32)
+    tile = start(plan, problem, call, arguments.rows(parts), arguments.numbers(tops), arguments.numbers(sums), how)
+    like = alike(plan, call)
+    join(State(out, lse), (parts, tops, sums), arguments.layout(plan, call), problem, how, tile.keys, like)
     return State(out, lse)
 
 
-def start(plan: Plan, problem: Problem, call: Call, out: Rows, lse: Rows, sums: Any, splits: int) -> None:
-    """Starts the kernel; of parts, their greatest scores come where the lse would, and the sums of weights."""
+def start(plan: Plan, problem: Problem, call: Call, out: Rows, lse: Rows, sums: Any, how: splitting.Split) -> Tile:
+    """Starts the kernel; of parts, their greatest scores come where the lse would, and the sums of weights. The tile it has."""
     k, v = key_sides(call.keys)
     known = arguments.fixed(plan)
     tile, pairs = sizes.forward(problem, plan.machine, True), problem.B * problem.G
@@ -246,15 +263,17 @@ def start(plan: Plan, problem: Problem, call: Call, out: Rows, lse: Rows, sums: 
     if not boxes:
         tile = sizes.forward(problem, plan.machine, False)
     bias = arguments.bias_box(call, tile) if boxes and sizes.bias_by_box(problem, "forward") else None
-    programs = sizes.tiles(problem.T * problem.group, tile.rows) * pairs
+    of_rows = sizes.tiles(problem.T * problem.group, tile.rows)
+    grid = (of_rows * problem.G, how.slots(problem.B)) if how.kind == "ragged" else (of_rows * pairs, how.parts)
     with torch.cuda.device_of(arguments.tokens(call)):
         args = (
             arguments.rows(arguments.tokens(call)), arguments.side(k), arguments.side(v), *(boxes or (None, None)), bias, out, lse, sums,
             arguments.layout(plan, call), arguments.seen(plan, call), arguments.lists(plan, call, False), arguments.terms(plan, call),
-            problem.G, pairs, known.section, splits, lse.data.numel() // problem.H,
+            problem.G, pairs, known.section, how.parts, splitting.reach(problem),
         )  # fmt: skip
-        named = {"SPLIT": splits > 1, "UNSEEN": known.unseen, **arguments.sizes(plan, call), **arguments.options(tile)}
-        begin_kernel(attend, (programs, splits), args, named, alike(plan, call))
+        named = {**rule(how, problem.B), "UNSEEN": known.unseen, **arguments.sizes(plan, call), **arguments.options(tile)}
+        begin_kernel(attend, grid, args, named, alike(plan, call))
+    return tile
 
 
 class Begun(NamedTuple):
@@ -278,7 +297,9 @@ def kept_run(plan: Plan) -> Callable[[Tensor, Tensor, Tensor], State | None] | N
     problem, known = plan.problem, arguments.fixed(plan)
     assert isinstance(problem, Problem)
     B, T, H = problem.B, problem.T, problem.H
-    if known.seen is None or known.terms is None or known.layout is None or plan.offer.splits > 1 or problem.scaled or not B * T * H:
+    if splitting.chosen(problem, plan.machine).kind != "whole":
+        return None
+    if known.seen is None or known.terms is None or known.layout is None or problem.scaled or not B * T * H:
         return None
     shape, rows = (B, T, H, problem.V), (B, T, H)
     steps, row_steps = (T * H * problem.V, H * problem.V, problem.V), (T * H, H, 1)
@@ -321,7 +342,7 @@ def _begun(plan: Plan, call: Call, made: Any, constants: tuple[Any, ...]) -> Beg
     if not boxes:
         tile = sizes.forward(problem, plan.machine, False)
     pairs = problem.B * problem.G
-    tail = (known.layout, known.seen, arguments.Lists(), known.terms, problem.G, pairs, known.section, 1, problem.B * problem.T)
+    tail = known.layout, known.seen, arguments.Lists(), known.terms, problem.G, pairs, known.section, 1, splitting.reach(problem)
     like = [{name: value for name, value in vars(box).items() if name != "base"} for box in boxes]
     strides = [x.stride()[:3] for x in (call.q, k, v)]
     programs = sizes.tiles(problem.T * problem.group, tile.rows) * pairs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from strobe.answers import Offer, Question, Refusal
 from strobe.appending import Append
-from strobe.backends.triton import sizes
+from strobe.backends.triton import sizes, splitting
 from strobe.machine import Machine
 from strobe.masks import split
 from strobe.merging import Merge
@@ -15,11 +15,6 @@ OLDEST = (3, 6)
 DTYPES = ("float32", "bfloat16", "float16")
 WIDEST = 512
 FLOAT8 = {"float8_e4m3fn": ("sm89", "sm90", "sm100", "sm103", "sm120"), "float8_e5m2": ("sm89", "sm90", "sm100", "sm103", "sm120")}
-
-
-def splits(problem: Problem, machine: Machine, programs: int) -> int:
-    """Parts the keys are cut into: enough for two programs a multiprocessor, and none of fewer than 256 keys."""
-    return max(1, min(2 * machine.units // max(1, programs), problem.S // 256))
 
 
 def offer(problem: Question, machine: Machine) -> Offer | Refusal:
@@ -46,11 +41,12 @@ def offer(problem: Question, machine: Machine) -> Offer | Refusal:
         return Refusal((f"no tile of {what} fits the {held} KiB of shared memory of {machine.arch}",))
     if problem.verb == "backward":
         return Offer("backward", "weights computed again from the lse; each number is written by one program", tiles[0][:2])
-    programs = -(-problem.T * problem.group // tiles[0].rows) * problem.G * problem.B
-    parts = 1 if sizes.listable(problem) else splits(problem, machine, programs)
-    why = f"{programs * parts} program(s) on {machine.units} units, {problem.group} query head(s) of a key head in one tile"
-    rows = problem.B * problem.T * problem.H
-    return Offer("forward", why, tiles[0][:2], parts, 0 if parts == 1 else 4 * parts * rows * (problem.V + 2))
+    cut = splitting.chosen(problem, machine)
+    lanes = sizes.tiles(problem.T * problem.group, tiles[0].rows) * problem.G
+    programs = lanes * (cut.slots(problem.B) or problem.B)
+    why = f"{programs} program(s) on {machine.units} units, {problem.group} query head(s) of a key head in one tile"
+    why += {"ragged": f"; {cut.parts} even share(s) of all sequences' keys", "fixed": "; invariant: cuts at fixed keys"}.get(cut.kind, "")
+    return Offer("forward", why, tiles[0][:2], cut.parts, 4 * cut.slots(problem.B) * problem.T * problem.H * (problem.V + 2))
 
 
 def _machine(machine: Machine) -> list[str]:
@@ -80,8 +76,10 @@ def _problem(problem: Problem, machine: Machine) -> list[str]:
         no.append(f"sequences have fewer than 2³⁰ keys, and rows (queries × heads of a group); got {longest}")
     kinds = [type(part) for part in split(call.mask)[2]]
     no += [f"one {kind.__name__} a mask; got {kinds.count(kind)}" for kind in dict.fromkeys(kinds) if kinds.count(kind) > 1]
-    if problem.invariant:
-        no.append("tiles follow the longest sequence of the batch, so it is not invariant")
+    if problem.invariant and problem.verb != "attention":
+        no.append("only forward attention is invariant here")
+    if problem.invariant and call.dropout is not None:
+        no.append("dropout is drawn by a sequence's place in the batch, so it is not invariant")
     if problem.scaled:
         no += _narrow(problem, machine)
     return no

@@ -100,14 +100,19 @@ def padded(width: int) -> int:
 def boxes(problem: Problem, machine: Machine) -> bool:
     """Whether tiles come through the copy engine (TMA), if the arrays are aligned: no program computes an address then."""
     plain = problem.dtype != "float32" and not problem.scaled and not isinstance(problem.call.keys, Paged)
-    return machine.arch in COPY_ENGINE and plain and problem.T * problem.group > 32
+    return machine.arch in COPY_ENGINE and plain and problem.T * problem.group > 32 and not problem.invariant
+
+
+def packed(problem: Problem) -> int:
+    """Rows of a sequence and key head that a tile is chosen for; invariant, only those that are the model's."""
+    return problem.group if problem.invariant else problem.T * problem.group
 
 
 def listable(problem: Problem) -> bool:
     """Whether the blocks a mask keeps can be listed: no other array hides pairs, and no tile crosses an edge of a block."""
     call = problem.call
     found = [part for part in split(call.mask)[2] if isinstance(part, Documents | Blocks | Dense)]
-    if len(found) != 1 or not isinstance(found[0], Blocks) or isinstance(call.first, Described):
+    if len(found) != 1 or not isinstance(found[0], Blocks) or isinstance(call.first, Described) or problem.invariant:
         return False
     kept, dense = found[0].kept.shape, isinstance(call.keys, Keys) and not isinstance(call.q, Packed)
     return dense and found[0].rows % 64 == 0 and found[0].columns % 128 == 0 and (kept[1] == 1 or problem.group == 1)
@@ -133,7 +138,7 @@ def forward(problem: Problem, machine: Machine, by_box: bool) -> Tile:
     """The tile of `forward.py`; NONE if none fits the shared memory."""
     light = by_box and _extras(problem) < 2 and not listable(problem)  # a bias alone leaves enough registers
     known = measured("attend", problem, machine) if light else None
-    if known is not None and known.rows <= padded(problem.T * problem.group):
+    if known is not None and known.rows <= padded(packed(problem)):
         if problem.call.bias is None:
             return known
         if not bias_by_box(problem, "forward"):
@@ -143,16 +148,21 @@ def forward(problem: Problem, machine: Machine, by_box: bool) -> Tile:
             return best
         return known._replace(stages=2)  # tiles of a bias would take the shared memory of a multiprocessor's second program
     BM, BN = _size(FORWARD, problem, machine, by_box, _extras(problem, "forward" if by_box else ""))
-    BM = min(BM, padded(problem.T * problem.group))
+    BM = min(BM, padded(packed(problem)))
     if problem.scaled and BM > 16:  # narrow keys are widened in registers
         BM, BN = min(BM, 64), min(BN, 32)
-    if machine.arch == "sm75" and (listable(problem) or problem.dtype == "float32" or isinstance(problem.call.keys, Paged)):
+    if machine.arch == "sm75" and _short(problem):
         BN = min(BN, 16)
     BM = _in_block(Tile(BM, BN, 0, 0), problem).rows
     full = problem.scaled or _extras(problem) == 2 or problem.dtype == "float32"
     wide = problem.dtype == "float32" and max(problem.D, problem.V) > 128
     few = BM <= 16 and not wide and not (machine.arch == "sm75" and full)
     return _fit(BM, BN, 4 if few else 8, 2 if few else 3, lambda *sizes: _forward_bytes(problem, *sizes), machine)
+
+
+def _short(problem: Problem) -> bool:
+    """Whether Turing has registers for 16 keys only; invariant, whatever the layout."""
+    return listable(problem) or problem.dtype == "float32" or isinstance(problem.call.keys, Paged) or problem.invariant
 
 
 @lru_cache(maxsize=4096)
