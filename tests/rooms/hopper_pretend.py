@@ -426,7 +426,7 @@ def words() -> dict[str, Any]:
     found: dict[str, Any] = {
         "gl": language(), "gluon": SimpleNamespace(jit=_jit, constexpr_function=_jit), "aggregate": _jit, "mbarrier": Mbarrier,
         "tma": SimpleNamespace(store_wait=store_wait), "fetch": fetch, "write_back": write_back, "barrier": lambda: None,
-        "fence_async_shared": lambda: None, "warpgroup_mma": warpgroup_mma, "warpgroup_mma_wait": warpgroup_mma_wait,
+        "fence_async_shared": lambda: None, "gdc_wait": lambda: None, "gdc_launch_dependents": lambda: None, "warpgroup_mma": warpgroup_mma, "warpgroup_mma_wait": warpgroup_mma_wait,
     }  # fmt: skip
     for code in _codes():
         exec(code, found)  # noqa: S102 — the room's own files
@@ -460,6 +460,6 @@ class Kernel:
 
     def run(self, grid: int, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         kernel = words()[self.name]
-        named = {name: value for name, value in named.items() if name not in ("num_warps", "enable_fp_fusion")}
+        named = {name: value for name, value in named.items() if name not in ("num_warps", "enable_fp_fusion", "launch_pdl")}
         given = [Array(x) if hasattr(x, "block_shape") else Pointer(x) if isinstance(x, Tensor) else x for x in args]
         Chip(self.seed).run(grid, lambda: kernel(*given, **named))

@@ -79,6 +79,9 @@ def calls() -> dict[str, Call]:
     for D in (40, 96, 192):
         q, k = _arrays(torch.bfloat16, D, H // 8)
         found[f"D {D}, causal"] = Call(q, Dense(k, k), Causal())
+    for D, mask in product((64, 128), (Full(), Causal(), Causal() & Window(before=2000))):
+        q, k = _arrays(torch.bfloat16, D, H // 4)
+        found[f"D {D}, {mask}, divided"] = Call(q[:, :32], Dense(k, k), mask)
     return found
 
 
@@ -129,7 +132,7 @@ def loops(sass: str) -> list[tuple[int, int]]:
     return found
 
 
-FEW = ("D 64, causal, group of 1", "D 128, causal, group of 4", "D 128, window, group of 1", "D 128, causal, packed, bfloat16")
+FEW = ("D 64, causal, group of 1", "D 128, causal, group of 4", "D 128, window, group of 1", "D 128, causal, packed, bfloat16", "D 128, Causal(), divided")
 
 
 def every(words: list[str]) -> Iterator[Compiled]:
@@ -143,7 +146,7 @@ def every(words: list[str]) -> Iterator[Compiled]:
 def started(call: Call) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     """(kernel, arguments, named ones) of each start of a call."""
     found: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
-    with patch.object(forward, "start", lambda kernel, _, args, named, __: found.append((kernel, args, named))):
+    with patch.object(forward, "join"), patch.object(forward, "start", lambda kernel, _, args, named, __: found.append((kernel, args, named))):
         forward.launch(plan(check(_described(call)), Machine.named("h200"), "hopper"), call)
     return found
 

@@ -18,6 +18,7 @@ import torch
 
 from strobe import Alibi, Causal, Dense, Documents, Dropout, Full, Invalid, Mask, Paged, Prefix, Scaled, Unsupported, Window, using
 from strobe.answers import Offer, Refusal
+from strobe.backends.hopper import merge as merging
 from strobe.backends.hopper.forms import SHARED_BYTES, TILES, Form, form, packable, section
 from strobe.backends.hopper.offer import forward as offer
 from strobe.faces.torch import _described
@@ -34,6 +35,7 @@ from ..contract.poison import poison_unseen, poisoned_memory
 from ..contract.rooms import problem_of, run
 from ..contract.test_forward import _wide
 from ..contract.tolerance import PROMISED, error, plain
+from .gluon_by_hand import ByHand
 from .hopper_pretend import Kernel, Stuck, words
 
 H200 = Machine.named("h200")
@@ -232,7 +234,10 @@ def pretend(call: Call, seed: int = 0, units: int = 3) -> State:
         code[(grid,)](*args, **named)
 
     with patch.object(forward, "start", start), patch.object(forward, "attend", Kernel("attend", seed)), \
-            patch.object(forward, "list_tiles", Kernel("list_tiles", seed)), poisoned_memory():  # fmt: skip
+            patch.object(forward, "list_tiles", Kernel("list_tiles", seed)), patch.object(merging, "gdc_wait", lambda: None), \
+            patch.object(merging, "gdc_launch_dependents", lambda: None), \
+            patch.object(merging, "merge_parts", ByHand(merging.merge_parts)), \
+            patch.object(merging, "start", start), poisoned_memory():  # fmt: skip
         return forward.launch(Plan(asked, machine, "hopper", answer), call)
 
 
@@ -240,12 +245,15 @@ def offered() -> list[tuple[Case, str]]:
     return [(case, dtype) for case in CASES for dtype in case.dtypes if isinstance(offer(problem_of(build(case, dtype)), H200), Offer)]
 
 
-def close(call: Call, case: Case, dtype: str, seed: int) -> None:
+UNITS = 20  # so few that some hundred keys are cut
+
+
+def close(call: Call, case: Case, dtype: str, seed: int, units: int = 3) -> None:
     """The contract's promise, with what nobody sees poisoned."""
     truth, _ = run("reference", _wide(case, dtype))
     bounds = [PROMISED["triton"] * error(x, true) for x, true in zip(plain(call, problem_of(call)), truth, strict=True)]
     poison_unseen(call, problem_of(call))
-    state = pretend(call, seed)
+    state = pretend(call, seed, units)
     assert state.out.dtype == getattr(torch, dtype) and state.lse.dtype == torch.float32
     eps = torch.finfo(getattr(torch, dtype)).eps
     assert error(state.out, truth.out) <= max(bounds[0], eps) and error(state.lse, truth.lse) <= max(bounds[1], eps)
@@ -255,6 +263,26 @@ def close(call: Call, case: Case, dtype: str, seed: int) -> None:
 @pytest.mark.parametrize(("case", "dtype"), [pytest.param(case, dtype, id=f"{case.name}-{dtype}") for case, dtype in offered()])
 def test_the_contract_in_plain_python(case: Case, dtype: str) -> None:
     close(build(case, dtype), case, dtype, seed=len(case.name))
+
+
+DIVIDED = (
+    Case("one tile of rows", 2, 24, 1900, 8, 2, 128, mask=Causal()),
+    Case("two tiles, some rows of the second", 1, 40, 1700, 8, 2, 128, mask=Causal(), terms=("cap", "sink")),
+    Case("one head", 1, 70, 1600, 1, 1, 64),
+    Case("a window shorter than parts", 1, 90, 2000, 4, 2, 64, mask=Causal() & Window(before=200)),
+    Case("ranges, one empty, one short", 3, 30, 1500, 8, 2, 64, keys="ranged", mask=Causal(), lengths=(1500, 0, 131)),
+    Case("first far below", 2, 80, 1600, 2, 1, 128, mask=Causal(), first=(-100, 250)),
+    Case("D 40, V 24, an odd scale", 1, 130, 2200, 2, 1, 40, 24, mask=Causal(), scale=0.3),
+)  # fmt: skip
+
+
+@needs_triton
+@pytest.mark.parametrize("case", DIVIDED, ids=lambda case: case.name)
+def test_keys_are_cut_where_rows_are_few(case: Case) -> None:
+    call = build(case, "bfloat16")
+    answer = offer(problem_of(call), replace(H200, units=UNITS))
+    assert isinstance(answer, Offer) and answer.splits > 1 and f"{answer.splits} equal parts" in answer.why
+    close(call, case, "bfloat16", 1, UNITS)
 
 
 MORE = (

@@ -11,13 +11,15 @@ from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from strobe.backends.hopper.forms import Form, form, section
+from strobe.backends.hopper.forms import Form, form, places, section
 from strobe.layouts import Dense, Packed, PackedKeys, Ranged
 from strobe.masks import Prefix, split
 from strobe.plan import Plan
 from strobe.problem import Call, Problem
 
 FAR = 2**30  # of a window's reach: no sequence is longer, and sums with positions stay below 2³¹
+
+NEAR = 2**28  # the same for the merge, which adds three of them
 
 
 class Box(TensorDescriptor):
@@ -88,6 +90,7 @@ class Fixed(NamedTuple):
     after: int
     scale: float  # of scores, to base 2
     inner: float  # of products, before a soft cap
+    places: int  # rows of all parts of the keys
 
 
 @lru_cache(maxsize=4096)
@@ -95,7 +98,7 @@ def fixed(plan: Plan) -> Fixed:
     """What is the same in every call of a plan."""
     problem = plan.problem
     assert isinstance(problem, Problem)
-    made, call = form(problem), problem.call
+    made, call = form(problem, plan.offer.splits > 1), problem.call
     before, after, rest = split(call.mask)
     prefix = next((part.length for part in rest if isinstance(part, Prefix)), 0)
     units_of = problem.H // made.pack
@@ -114,6 +117,7 @@ def fixed(plan: Plan) -> Fixed:
         after=min(after or 0, FAR),
         scale=scale / math.log(2.0),
         inner=inner,
+        places=places(problem, made, plan.offer.splits),
     )
 
 
@@ -145,3 +149,10 @@ def where(call: Call) -> Where:
         first=first if isinstance(first, int) else None,
         prefixes=prefix if isinstance(prefix, Tensor) else None,
     )
+
+
+def reach(call: Call) -> tuple[int | None, int | None, int | None]:
+    """(position of the first query, how far a query sees back, and forward) as the merge of parts is told; None where none is given."""
+    before, after, _ = split(call.mask)
+    first = max(-NEAR, min(call.first, NEAR)) if isinstance(call.first, int) else None
+    return first, None if before is None else min(before, NEAR), None if after is None else min(after, NEAR)

@@ -405,7 +405,7 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
     each_row = 1 if cut or problem.B * problem.G * rows <= 1024 else 4
     # where a warp holds them all no sum crosses warps
     few = cut or (how.split == "even" and how.parts <= 16 and each_row == 1)
-    merge_constants = {"TREE": tree is not None, "EACH": each, "ROWS": each_row, "AT_ONCE": max(1, at_once // each_row)}
+    merge_constants = {"TREE": tree is not None, "EACH": each, "ROWS": each_row, "AT_ONCE": max(1, at_once // each_row), "LEAST": 2}
     grids = how.programs(problem.B), problem.B * how.lanes * decoding.tiles(rows, each_row)
     merge_numbers = (problem.B, problem.G, problem.T, problem.S, how.parts, places, first, before, after)
     work = places * (decoding.padded(problem.V) + 2)

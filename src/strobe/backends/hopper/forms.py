@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from strobe.layouts import Dense, Packed
+from strobe.layouts import Dense, Packed, Ranged
 from strobe.masks import Prefix, split
 from strobe.problem import Problem
 
@@ -33,6 +33,7 @@ class Tile:
 
 SHORT = 2048  # queries, below which a tile's beginning and end cost more than its turns (H200, causal, width 64: 237 µs, not 276)
 SHORT_TILE = Tile(128, 2, 3, 2, (240, 24))
+LEAST = 512  # keys of a part
 TILES = {
     64: Tile(128, 3, 2, 2, (160, 160, 24)),
     128: Tile(128, 2, 2, 2, (224, 56)),
@@ -54,6 +55,7 @@ class Form:
     unseen: bool  # a block may hold keys that a row of it does not see, and that are not zeros
     cap: str  # "no", "exact", "fast"
     packed: bool  # queries lie end to end
+    divided: bool = False  # keys are cut into parts, which a merge joins
 
     @property
     def width(self) -> int:
@@ -97,8 +99,20 @@ def packable(group: int) -> int:
     return min(ROWS, group & -group)
 
 
-def form(problem: Problem) -> Form:
-    """The kernel for a problem that the desk takes."""
+def parts(problem: Problem, units: int) -> int:
+    """Parts that the keys are cut into, so that one wave of programs fills the chip: 1 where tiles of rows do, where there are no more
+    than a warpgroup's, or where the merge could not find the rows."""
+    call, width = problem.call, padded(problem.D)
+    plain = isinstance(call.keys, Dense | Ranged) and not isinstance(call.q, Packed) and not split(call.mask)[2]
+    rows = problem.T * problem.group
+    if not plain or problem.scaled or width != padded(problem.V) or width > 128 or packable(problem.group) != problem.group or rows <= ROWS:
+        return 1
+    lanes = -(-rows // (2 * ROWS)) * problem.G * problem.B
+    return max(1, min(units // max(1, lanes), problem.S // LEAST))
+
+
+def form(problem: Problem, divided: bool = False) -> Form:
+    """The kernel for a problem that the desk takes; divided, for parts of the keys."""
     call = problem.call
     before, after, rest = split(call.mask)
     prefix = any(isinstance(part, Prefix) for part in rest)
@@ -106,6 +120,8 @@ def form(problem: Problem) -> Form:
     tile = TILES[padded(problem.D)]
     if padded(problem.D) == 64 and after is not None:
         tile = SHORT_TILE if problem.T < SHORT else replace(tile, slots=3)
+    if divided:
+        tile = SHORT_TILE if padded(problem.D) == 64 else tile
     if packed and tile.groups == 2:
         tile = replace(tile, registers=(240, 24))  # no spills, where (224, 56) has some; the other way round for dense queries
     return Form(
@@ -113,8 +129,14 @@ def form(problem: Problem) -> Form:
         before=before is not None, after=after is not None, prefix=prefix,
         unseen=not whole or prefix or (before, after) != (None, None),
         cap="no" if call.cap is None else "fast" if problem.dtype == "bfloat16" else "exact",
-        packed=packed,
+        packed=packed, divided=divided,
     )  # fmt: skip
+
+
+def places(problem: Problem, made: Form, count: int) -> int:
+    """Rows of all parts; none where keys are not cut."""
+    rows = problem.T * problem.group
+    return count * problem.B * problem.G * -(-rows // made.rows) * min(rows, made.rows) if made.divided else 0
 
 
 def section(problem: Problem, made: Form) -> int:

@@ -1,6 +1,7 @@
 """Forward attention: one warp loads, warpgroups of 64 rows multiply, and hand each other tiles through channels.
 
     produce   takes a tile, puts its job on the board, sends queries, keys and values
+    parts     with few tiles of rows, each one's blocks of keys are cut into equal parts, which `merge.py` joins
     consume   passes the blocks of keys from the last to the first; scores of a block are multiplied while the weighted sum of the
               one before it still is, and their maximum is taken while it ends
 
@@ -16,11 +17,13 @@ from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma, warpgroup_mma, warpgroup_mma_wait
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from strobe.backends.hopper import arguments
 from strobe.backends.hopper.channel import Consumer, Producer, addresses, board, channel
 from strobe.backends.hopper.compat import write_back
-from strobe.backends.hopper.schedule import blocks_of_group, blocks_of_tile, last_seen, list_tiles, tile_of
+from strobe.backends.hopper.merge import join
+from strobe.backends.hopper.schedule import blocks_of_group, blocks_of_tile, last_seen, list_tiles, part_of, tile_of
 from strobe.backends.hopper.starting import aligned_to, start
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
@@ -44,8 +47,8 @@ HIGH = gl.constexpr(9)
 K_BATCH = gl.constexpr(10)
 K_HEAD = gl.constexpr(11)
 K_FIRST = gl.constexpr(12)  # first key of the sequence, as a row of its array
-ROW = gl.constexpr(13)  # place of the first row's lse
-HEADS = gl.constexpr(14)  # the same in every job, as what follows: on the board they take no registers
+ROW = gl.constexpr(13)  # place of the first row's lse, or of the first row of a part
+HEADS = gl.constexpr(14)  # or rows of all parts; the same in every job, as what follows: on the board they take no registers
 BEFORE = gl.constexpr(15)
 AFTER = gl.constexpr(16)
 
@@ -65,7 +68,7 @@ def weights(width):
 @gluon.jit
 def produce(
     q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts, first,
-    prefix, prefixes, listed, count, before, after, form: gl.constexpr,
+    prefix, prefixes, listed, count, before, after, parts, form: gl.constexpr,
 ):  # fmt: skip
     """One warp: takes tiles until there are none."""
     GROUPS: gl.constexpr = form.tile.groups
@@ -77,10 +80,10 @@ def produce(
     tiles = (T + form.all_tokens - 1) // form.all_tokens
     if form.packed:
         tiles = gl.load(count)
-    total = tiles * units
+    total = tiles * units * parts if form.divided else tiles * units
     index = gl.program_id(0)
     while index < total:
-        tile, unit = tile_of(index, tiles, units, section)
+        tile, unit = tile_of(index // parts if form.divided else index, tiles, units, section)
         if form.packed:
             sequence = gl.load(listed + 2 * tile)
             tile = gl.load(listed + 2 * tile + 1)
@@ -117,6 +120,15 @@ def produce(
         position += done
         k_head = head // group
         low, high = blocks_of_tile(position, length_q - done, length, reach, before, after, form)
+        row = (batch * T + token) * H + head
+        heads = H
+        if form.divided:
+            low, high, there = part_of(index % parts, parts, low, high)
+            if index % parts >= there:
+                length = 0  # of whose keys nothing is seen
+            held = gl.minimum(T, form.all_tokens) * form.pack
+            row = (((sequence * tiles + tile) * units_of + unit % units_of) * parts + index % parts) * held
+            heads = units * tiles * parts * held
 
         jobs.clear(turn)
         jobs.put(turn, MORE, 1)
@@ -132,8 +144,8 @@ def produce(
         jobs.put(turn, K_BATCH, k_batch)
         jobs.put(turn, K_HEAD, k_head)
         jobs.put(turn, K_FIRST, k_first)
-        jobs.put(turn, ROW, (batch * T + token) * H + head)
-        jobs.put(turn, HEADS, H)
+        jobs.put(turn, ROW, row)
+        jobs.put(turn, HEADS, heads)
         jobs.put(turn, BEFORE, before)
         jobs.put(turn, AFTER, after)
         jobs.show(turn)
@@ -339,6 +351,19 @@ def finished(b_m, b_l, b_o, sink, o_head, m_row, scale, form: gl.constexpr):
 
 
 @gluon.jit
+def leave(b_m, b_l, b_o, out, lse, jobs, turn, m_row, scale, GROUP: gl.constexpr, form: gl.constexpr):
+    """Stores rows of a part: weighted sums, greatest scores in base 2, and behind those sums of weights."""
+    layout: gl.constexpr = products(form.value_width)
+    o_row = jobs.get(turn, ROW) + GROUP * 64 + gl.arange(0, 64, layout=gl.SliceLayout(1, products(form.tile.keys)))
+    gl.store(lse + o_row, b_m * scale, mask=m_row)
+    gl.store(lse + jobs.get(turn, HEADS) + o_row, b_l, mask=m_row)
+    o_out = gl.cast(gl.convert_layout(o_row, gl.SliceLayout(1, layout)), gl.int64) * form.value_width
+    o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, layout))
+    m_out = gl.convert_layout(m_row, gl.SliceLayout(1, layout))
+    gl.store(out + o_out[:, None] + o_v[None, :], b_o, mask=m_out[:, None] & (o_v >= 0)[None, :])
+
+
+@gluon.jit
 def consume(
     GROUP: gl.constexpr, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form: gl.constexpr,
 ):  # fmt: skip
@@ -361,38 +386,41 @@ def consume(
             if gl.max(gl.max((finite(b_o) == 0).to(gl.int32), 1), 0) > 0:
                 b_o = carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP, form)
 
-        batch = jobs.get(turn, BATCH)
-        token = jobs.get(turn, TOKEN) + skipped
         head = jobs.get(turn, HEAD)
-        o_head = head + o_row % form.pack
         left = jobs.get(turn, QUERIES) - skipped
         m_row = o_row // form.pack < left
-        b_o, b_lse = finished(b_m, b_l, b_o, sink, o_head, m_row, scale, form)
-        o_lse = jobs.get(turn, ROW) + (skipped + o_row // form.pack) * jobs.get(turn, HEADS) + o_row % form.pack
-        gl.store(lse + o_lse, b_lse * LN_2, mask=m_row)
-        if form.packed and left < form.tokens:  # the next rows are another sequence's
-            o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, products(form.value_width)))
-            o_out = gl.convert_layout(o_lse, gl.SliceLayout(1, products(form.value_width)))
-            m_out = gl.convert_layout(m_row, gl.SliceLayout(1, products(form.value_width)))
-            p_out = out + gl.cast(o_out, gl.int64)[:, None] * form.V + o_v[None, :]
-            gl.store(p_out, b_o.to(q.dtype), mask=m_out[:, None] & (o_v < form.V)[None, :])
+        if form.divided:
+            leave(b_m, b_l, b_o, out, lse, jobs, turn, m_row, scale, GROUP, form)
         else:
-            q.reshape([64, form.value_width]).store(b_o.to(q.dtype))  # the queries' place is free
-            fence_async_shared()
-            write_back(o, [batch, token, head, 0], q)
-            tma.store_wait(0)
+            b_o, b_lse = finished(b_m, b_l, b_o, sink, head + o_row % form.pack, m_row, scale, form)
+            o_lse = jobs.get(turn, ROW) + (skipped + o_row // form.pack) * jobs.get(turn, HEADS) + o_row % form.pack
+            gl.store(lse + o_lse, b_lse * LN_2, mask=m_row)
+            if form.packed and left < form.tokens:  # the next rows are another sequence's
+                o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, products(form.value_width)))
+                o_out = gl.convert_layout(o_lse, gl.SliceLayout(1, products(form.value_width)))
+                m_out = gl.convert_layout(m_row, gl.SliceLayout(1, products(form.value_width)))
+                p_out = out + gl.cast(o_out, gl.int64)[:, None] * form.V + o_v[None, :]
+                gl.store(p_out, b_o.to(q.dtype), mask=m_out[:, None] & (o_v < form.V)[None, :])
+            else:
+                q.reshape([64, form.value_width]).store(b_o.to(q.dtype))  # the queries' place is free
+                fence_async_shared()
+                write_back(o, [jobs.get(turn, BATCH), jobs.get(turn, TOKEN) + skipped, head, 0], q)
+                tma.store_wait(0)
         mine.release(turn)
         jobs.release(turn)
         turn += 1
         jobs.wait(turn)
 
 
-@gluon.jit(do_not_specialize=["T", "S", "H", "units", "section", "units_of", "group", "first", "prefix", "before", "after"])
+@gluon.jit(do_not_specialize=["T", "S", "H", "units", "section", "units_of", "group", "first", "prefix", "before", "after", "parts"])
 def attend(
     q, k, v, o, out, lse, sink, k_data, k_strides, v_data, v_strides, counter, T, S, H, units, section, units_of, group, offsets, starts,
-    lengths, firsts, first, prefix, prefixes, listed, count, before, after, scale, inner, form: gl.constexpr,
+    lengths, firsts, first, prefix, prefixes, listed, count, before, after, parts, scale, inner, form: gl.constexpr,
 ):  # fmt: skip
     """Tiles of queries, taken by programs one after another."""
+    if form.divided:
+        gdc_wait()
+        gdc_launch_dependents()  # the merge waits on its own
     queries = channel(q, form.tile.turns, form.tile.groups, 1)
     keys = channel(k, form.tile.slots, 1, form.tile.groups)
     values = channel(v, form.tile.slots, 1, form.tile.groups)
@@ -405,7 +433,7 @@ def attend(
             (consume, (1, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
-                first, prefix, prefixes, listed, count, before, after, form,
+                first, prefix, prefixes, listed, count, before, after, parts, form,
             )),
         ], [4, 1], form.tile.registers)  # fmt: skip
     else:
@@ -415,7 +443,7 @@ def attend(
             (consume, (2, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
-                first, prefix, prefixes, listed, count, before, after, form,
+                first, prefix, prefixes, listed, count, before, after, parts, form,
             )),
         ], [4, 4, 1], form.tile.registers)  # fmt: skip
 
@@ -428,22 +456,29 @@ def launch(plan: Plan, call: Call) -> State:
     lse = tokens.new_empty(tokens.shape[:-1], dtype=torch.float32)
     if not out.numel():
         return State(out, lse)
-    known = arguments.fixed(plan)
-    form, at, side = known.form, arguments.where(call), key_sides(call.keys)
+    known, parts, at, side = arguments.fixed(plan), plan.offer.splits, arguments.where(call), key_sides(call.keys)
+    form = known.form
     (q, q_steps), (k, k_steps), (v, v_steps) = arguments.aligned(tokens), arguments.aligned(side[0]), arguments.aligned(side[1])
     sink = None if call.sink is None else call.sink.logits.contiguous()
+    ends = out if form.packed else None, lse, sink
+    if form.divided:
+        work = q.new_empty(known.places * (form.value_width + 2), dtype=torch.float32)
+        ends = work, work[known.places * form.value_width :], None
     with torch.cuda.device_of(q):
         listed, count, counter, tiles = _tiles(plan, known, q, at.offsets)
         args = (
             arguments.boxed(q, q_steps, known.q), arguments.boxed(k, k_steps, known.k), arguments.boxed(v, v_steps, known.v),
-            arguments.boxed(out, arguments.steps(out), known.out), out if form.packed else None, lse, sink,
+            arguments.boxed(out, arguments.steps(out), known.out), *ends,
             *((k, k_steps, v, v_steps) if form.unseen else (None, None, None, None)),
             counter, problem.T, problem.S, problem.H, known.units, known.section, known.units_of, problem.group,
             at.offsets, at.starts, at.lengths, at.firsts, at.first, known.prefix, at.prefixes, listed, count,
-            known.before, known.after, known.scale, known.inner,
+            known.before, known.after, parts, known.scale, known.inner,
         )  # fmt: skip
         key = (plan, q.get_device(), k_steps, v_steps, *aligned_to(sink, *at))
-        start(attend, min(tiles, plan.machine.units), args, {"form": form, **OPTIONS}, key)
+        start(attend, min(tiles * parts, plan.machine.units), args, {"form": form, **OPTIONS, "launch_pdl": form.divided}, key)
+        if form.divided:
+            numbers = parts, known.places, *arguments.reach(call)
+            join(problem, (ends[0], out, lse, at.lengths, at.starts, at.firsts, sink), numbers, form, key)
     return State(out, lse)
 
 

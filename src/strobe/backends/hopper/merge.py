@@ -8,23 +8,30 @@ Which parts a row has follows from the lengths, by the functions that cut them (
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from strobe.backends.hopper.parts import EVEN, STREAM, even, parts_of, parts_within, sequence, span, stream_slot
+from strobe.backends.hopper.forms import Form
+from strobe.backends.hopper.parts import EVEN, FAR, STREAM, even, parts_of, parts_within, sequence, span, stream_slot
+from strobe.backends.hopper.starting import start
+from strobe.problem import Problem
 
 LOG2_E = tl.constexpr(1.4426950408889634)  # 1 / ln 2
 LN_2 = tl.constexpr(0.6931471805599453)
+ROWS = 4  # that a program of `join` merges
 
 
 @triton.jit(do_not_specialize=["B", "G", "T", "S", "splits", "places", "first", "before", "after"])
 def merge_parts(
     p_work, p_out, p_lse, p_lengths, p_starts, p_firsts, p_sinks, B, G, T, S, splits, places, first, before, after,
     TREE: tl.constexpr, GROUP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, EACH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    SPLIT: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr,
+    SPLIT: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr, LEAST: tl.constexpr,
 ):  # fmt: skip
-    """ROWS rows of a tile of rows of one key head of one sequence, so many parts AT_ONCE; rows of one part are there already."""
+    """ROWS rows of a tile of rows of one key head of one sequence, so many parts AT_ONCE; rows of fewer than LEAST parts are there
+    already."""
     rows = T * GROUP
     H = G * GROUP
     held = tl.minimum(rows, BM)
@@ -55,7 +62,7 @@ def merge_parts(
     gdc_launch_dependents()
     gdc_wait()
 
-    if parts > 1:
+    if parts >= LEAST:
         o_r = i_r * ROWS + tl.arange(0, ROWS)
         o_row = i_m * BM + o_r
         m_r = (o_r < held) & (o_row < rows)
@@ -97,3 +104,24 @@ def merge_parts(
         o_out = (i_b.to(tl.int64) * T + o_row // GROUP) * H + o_h
         tl.store(p_out + o_out[:, None] * V + o_v[None, :], b_out.to(p_out.dtype.element_ty), mask=m_r[:, None] & (o_v < V)[None, :])
         tl.store(p_lse + o_out, tl.where(some, (b_top + tl.log2(b_divisor)) * LN_2, float("-inf")), mask=m_r)
+
+
+def join(problem: Problem, arrays: tuple[Any, ...], numbers: tuple[Any, ...], form: Form, key: Any) -> None:
+    """Merges equal parts, of which every row has one at least.
+
+    Args:
+        problem: whose rows they are.
+        arrays: the parts, results and lse, lengths, starts, firsts and sinks.
+        numbers: parts of a tile's keys, rows of all parts, position of the first query, reach of the window.
+        form: of the kernel that made the parts.
+        key: what decides how the arrays are compiled.
+    """
+    rows, B, G = form.rows, problem.B, problem.G
+    named = {
+        "TREE": False, "GROUP": problem.group, "V": problem.V, "BV": form.value_width, "EACH": 1, "BM": rows, "BN": form.tile.keys, "SPLIT": EVEN.value,
+        "BATCH": 1, "ROWS": ROWS, "AT_ONCE": max(4, min(16, triton.next_power_of_2(numbers[0]))), "FAR": FAR, "LEAST": 1,
+        "num_warps": 4, "maxnreg": 255, "launch_pdl": True,
+    }  # fmt: skip
+    packed = problem.T * problem.group
+    programs = B * G * -(-packed // rows) * -(-min(packed, rows) // ROWS)
+    start(merge_parts, programs, (*arrays, B, G, problem.T, problem.S, *numbers), named, key)

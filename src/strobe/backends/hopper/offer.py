@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from strobe.answers import Offer, Question, Refusal
 from strobe.backends.hopper import decoding
-from strobe.backends.hopper.forms import ROWS, TILES, form, packable, padded
+from strobe.backends.hopper.forms import ROWS, TILES, form, packable, padded, parts, places
 from strobe.layouts import Packed, Paged
 from strobe.machine import Machine
 from strobe.masks import Prefix, split
@@ -23,7 +23,7 @@ def offer(problem: Question, machine: Machine) -> Offer | Refusal:
     if no or not isinstance(problem, Problem) or problem.verb != "attention":
         return forward(problem, machine)
     asked = [decoding.decode, forward]
-    if not isinstance(problem.call.keys, Paged) and problem.S < CACHED * problem.T:
+    if not isinstance(problem.call.keys, Paged) and (problem.S < CACHED * problem.T or parts(problem, machine.units) > 1):
         asked.reverse()
     answers = [ask(problem, machine) for ask in asked]
     for answer in answers:
@@ -40,9 +40,12 @@ def forward(problem: Question, machine: Machine) -> Offer | Refusal:
     no += _arrays(problem) + _terms(problem)
     if no:
         return Refusal(tuple(no))
-    made = form(problem)
+    count = parts(problem, machine.units)
+    made = form(problem, count > 1)
     why = f"{made.tile.groups} warpgroups of {ROWS} rows multiply, one warp loads; {made.pack} query head(s) of a key head in one tile"
-    return Offer("forward", why, (made.rows, made.tile.keys))
+    if count > 1:
+        why += f"; {count} equal parts of a tile's keys"
+    return Offer("forward", why, (made.rows, made.tile.keys), count, 4 * places(problem, made, count) * (made.value_width + 2))
 
 
 def _machine(machine: Machine) -> list[str]:

@@ -54,6 +54,15 @@ def blocks_of_tile(position, queries, length, prefix, before, after, form: gl.co
 
 
 @gluon.jit
+def part_of(part, parts, low, high):
+    """(low, high, parts there are) of an equal part of a tile's blocks; of the last one, where there are fewer blocks than parts."""
+    blocks = high - low
+    count = gl.minimum(parts, blocks)
+    i = gl.minimum(part, count - 1)
+    return low + blocks * i // count, low + blocks * (i + 1) // count, count
+
+
+@gluon.jit
 def blocks_of_group(position, queries, length, prefix, before, after, low_of_tile, high_of_tile, form: gl.constexpr):
     """(low, high, full low, full high) of a warpgroup whose first query stands at the position, inside those of its tile. It
     passes block high − 1 first, then masked ones down to full high, unmasked ones down to full low, masked ones down to low."""

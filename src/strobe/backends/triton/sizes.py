@@ -84,6 +84,9 @@ BUSY = {
 # Of forward attention with a bias that comes through the copy engine, by width: half as many programs read the keys, and a
 # third tile is on its way (H200, 4,096 causal: 737 µs; programs of 64 rows took 838, without a bias 558).
 BIASED = {128: Tile(128, 64, 8, 3)}
+# Of few rows, up to width 128, by how keys lie (H200, 16 sequences of 8,192 keys: pages of 256 tokens 151 µs where four warps and two
+# tiles in flight took 189, int8 114 where 64 keys took 157; one sequence of 1,024 keys 8.7 µs where two tiles in flight took 10.6).
+FEW = {"dense": Tile(16, 64, 4, 3), "paged": Tile(16, 64, 2, 3), "narrow": Tile(16, 128, 4, 3)}
 NONE = Tile(0, 0, 0, 0)
 
 
@@ -154,6 +157,8 @@ def forward(problem: Problem, machine: Machine, by_box: bool) -> Tile:
     if machine.arch == "sm75" and _short(problem):
         BN = min(BN, 16)
     BM = _in_block(Tile(BM, BN, 0, 0), problem).rows
+    if BM <= 16 and machine.arch in MEASURED and max(problem.D, problem.V) <= 128 and problem.dtype != "float32" and not _extras(problem):
+        return FEW["narrow" if problem.scaled else "paged" if isinstance(problem.call.keys, Paged) or problem.invariant else "dense"]
     full = problem.scaled or _extras(problem) == 2 or problem.dtype == "float32"
     wide = problem.dtype == "float32" and max(problem.D, problem.V) > 128
     few = BM <= 16 and not wide and not (machine.arch == "sm75" and full)
