@@ -39,7 +39,8 @@ KINDS = (
     Kind("faces/recording.py", (*HALL, "faces.seam", "faces.torch"), ("torch",)),
     Kind("faces/append.py", (*HALL, "faces.seam", "faces.torch"), ("torch",)),
     Kind("backends/__init__.py", ()),
-    Kind("backends/triton/offer.py", (*HALL, "backends.triton.sizes")),
+    Kind("backends/triton/offer.py", (*HALL, "backends.triton.sizes", "backends.triton.splitting")),
+    Kind("backends/triton/splitting.py", (*HALL, "backends.triton.sizes")),  # the half of the desk that cuts keys
     Kind("backends/triton/sizes.py", HALL),  # the desk's second file: as pure
     Kind("backends/hopper/offer.py", (*HALL, "backends.hopper", "backends.hopper.forms", "backends.hopper.decoding")),
     Kind("backends/hopper/decoding.py", HALL),  # the half of the desk that is decode's

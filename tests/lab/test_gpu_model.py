@@ -28,7 +28,7 @@ def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_ways_say_the_same(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    rows = [row.as_dict() for row in gpu_model.measure(FORM, (64, 300), False, clock)]
+    rows = [row.as_dict() for row in gpu_model.measure(FORM, (64, 300), False, gpu_model.Between(), clock)]
     assert [row["context"] for row in rows] == [64, 300]
     assert all(row["strobe"] == 2.0 and set(row["peers"]) == {gpu_model.CUDNN, gpu_model.PLAIN} for row in rows)
     pytest.importorskip("matplotlib")
@@ -40,17 +40,17 @@ def test_a_new_token_is_written_where_all_read_it() -> None:
     torch.manual_seed(0)
     form = replace(FORM, dtype=torch.float32)
     weights, caches, x = form.weights(), form.caches(20), torch.randn(1, form.hidden)
-    first = gpu_model.token(form, weights, caches, x, gpu_model.plain)
+    first = gpu_model.token(form, gpu_model.Between(), weights, caches, x, gpu_model.plain)
     for k, v in caches:
         k[:, -1], v[:, -1] = float("nan"), float("nan")
-    assert torch.allclose(gpu_model.token(form, weights, caches, x, gpu_model.strobes), first, atol=1e-4)
+    assert torch.allclose(gpu_model.token(form, gpu_model.Between(), weights, caches, x, gpu_model.strobes), first, atol=1e-4)
 
 
 def test_a_way_that_says_something_else_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = gpu_model.plain
     monkeypatch.setattr(gpu_model, "plain", lambda q, k, v: honest(q, k, v) * 1.5)
     with pytest.raises(Broken, match="from those of plain attention. It was not measured"):
-        list(gpu_model.measure(FORM, (64,), False, clock))
+        list(gpu_model.measure(FORM, (64,), False, gpu_model.Between(), clock))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -82,6 +82,7 @@ def calls() -> dict[str, Call]:
     for D, mask in product((64, 128), (Full(), Causal(), Causal() & Window(before=2000))):
         q, k = _arrays(torch.bfloat16, D, H // 4)
         found[f"D {D}, {mask}, divided"] = Call(q[:, :32], Dense(k, k), mask)
+        found[f"D {D}, {mask}, divided, group of 128"] = Call(q[:, :1, :1].expand(-1, -1, 128, -1), Dense(k[:, :, :1], k[:, :, :1]), mask)
     return found
 
 

@@ -272,6 +272,8 @@ DIVIDED = (
     Case("a window shorter than parts", 1, 90, 2000, 4, 2, 64, mask=Causal() & Window(before=200)),
     Case("ranges, one empty, one short", 3, 30, 1500, 8, 2, 64, keys="ranged", mask=Causal(), lengths=(1500, 0, 131)),
     Case("first far below", 2, 80, 1600, 2, 1, 128, mask=Causal(), first=(-100, 250)),
+    Case("128 heads of a key head", 2, 1, 1700, 128, 1, 128, mask=Causal()),
+    Case("three queries of 256 heads", 1, 3, 1700, 256, 2, 64, mask=Causal(), terms=("sink",)),
     Case("D 40, V 24, an odd scale", 1, 130, 2200, 2, 1, 40, 24, mask=Causal(), scale=0.3),
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="this machine has no Triton")
-from strobe import Causal, Paged, Scaled, State, Tree, Window
+from strobe import Causal, Mask, Paged, Scaled, State, Tree, Window
 from strobe.backends.hopper import decode
 from strobe.layouts import Dense as Keys
 from strobe.machine import Machine

@@ -27,7 +27,7 @@ from ..contract.poison import poison_unseen, poisoned_memory
 from ..contract.rooms import problem_of, run
 from ..contract.test_forward import _wide
 from ..contract.tolerance import PROMISED, error, plain
-from .test_hopper import MORE
+from .test_hopper import DIVIDED, MORE
 
 
 def here() -> bool:
@@ -62,7 +62,7 @@ def offered() -> list[Any]:
     machine = face.machine("cuda:0")
     return [
         pytest.param(case, dtype, id=f"{case.name}-{dtype}")
-        for case in (*CASES, *MORE)
+        for case in (*CASES, *MORE, *DIVIDED)
         for dtype in case.dtypes
         if isinstance(offer(problem_of(build(case, dtype)), machine), Offer)
     ]
@@ -94,7 +94,7 @@ MASKS = {
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize(("T", "S"), [(64, 64), (128, 128), (129, 257), (300, 1000), (513, 511), (1024, 1024)])
+@pytest.mark.parametrize(("T", "S"), [(64, 64), (128, 128), (129, 257), (300, 1000), (513, 511), (1024, 1024), (70, 5000)])
 @pytest.mark.parametrize(("H", "G"), [(2, 2), (8, 2), (6, 2)])
 @pytest.mark.parametrize("D", [64, 128, 256, 96, 192])
 def test_every_width_mask_group_and_ragged_size(D: int, H: int, G: int, T: int, S: int, dtype: str, mask: Mask) -> None:
@@ -125,10 +125,12 @@ def calls() -> dict[str, Callable[[], State]]:
     q, k = drawn(2, 300, 8, 128), drawn(2, 300, 2, 128)
     long_q, long_k = drawn(2, 4096, 16, 128), drawn(2, 4096, 4, 128)
     index = torch.tensor([0, 1000, 4096], device="cuda", dtype=torch.int32)
+    few, cached = drawn(1, 64, 32, 128), drawn(1, 20000, 8, 128)
     sink, lengths = Sink(drawn(8, dtype=torch.float32)), torch.tensor([300, 170], device="cuda", dtype=torch.int32)
     return {
         "short": lambda: attention_state(q, k, k, mask=Causal()),
         "long": lambda: attention_state(long_q, long_k, long_k, mask=Causal()),
+        "divided": lambda: attention_state(few, cached, cached, mask=Causal()),
         "full": lambda: attention_state(long_q, long_k, long_k),
         "window": lambda: attention_state(long_q, long_k, long_k, mask=Causal() & Window(before=500)),
         "packed": lambda: attention_state(Packed(long_q[0], index, 3096), Packed(long_k[0], index, 3096), long_k[0], mask=Causal()),
@@ -137,7 +139,7 @@ def calls() -> dict[str, Callable[[], State]]:
     }
 
 
-NAMES = ("short", "long", "full", "window", "packed", "ranges", "terms")
+NAMES = ("short", "long", "divided", "full", "window", "packed", "ranges", "terms")
 
 
 @pytest.fixture

@@ -264,7 +264,7 @@ def gpu_model(arguments: argparse.Namespace) -> int:
     form = lab.small() if arguments.quick else lab.Form()
     command += " --quick" * arguments.quick
     with Sheet(Path(arguments.out), "gpu-model", command, here, commit=arguments.commit) as sheet, progress(len(contexts)) as advance:
-        for row in lab.measure(form, contexts, arguments.fa3 is not None):
+        for row in lab.measure(form, contexts, arguments.fa3 is not None, lab.Between().compiled()):
             sheet.rows.append(row)
             advance(row.case)
     show_table(*report.table(sheet.result["rows"]))

@@ -82,7 +82,7 @@ class Fixed(NamedTuple):
     k: Shape
     v: Shape
     out: Shape
-    units: int  # pairs of a sequence, if they are not packed, and `pack` heads
+    units: int  # pairs of a sequence, if they are not packed, and the heads of a tile
     units_of: int  # of a sequence
     section: int
     prefix: int
@@ -101,7 +101,7 @@ def fixed(plan: Plan) -> Fixed:
     made, call = form(problem, plan.offer.splits > 1), problem.call
     before, after, rest = split(call.mask)
     prefix = next((part.length for part in rest if isinstance(part, Prefix)), 0)
-    units_of = problem.H // made.pack
+    units_of = problem.H // made.heads
     scale, inner = (problem.scale, 1.0) if call.cap is None else (call.cap.limit, problem.scale / call.cap.limit)
     return Fixed(
         form=made,

@@ -34,6 +34,7 @@ class Tile:
 SHORT = 2048  # queries, below which a tile's beginning and end cost more than its turns (H200, causal, width 64: 237 µs, not 276)
 SHORT_TILE = Tile(128, 2, 3, 2, (240, 24))
 LEAST = 512  # keys of a part
+DIVIDED = {64: Tile(128, 2, 6, 1, (240, 24)), 128: Tile(128, 2, 3, 1, (240, 24))}  # a program has one tile, so all else is for keys
 TILES = {
     64: Tile(128, 3, 2, 2, (160, 160, 24)),
     128: Tile(128, 2, 2, 2, (224, 56)),
@@ -56,6 +57,7 @@ class Form:
     cap: str  # "no", "exact", "fast"
     packed: bool  # queries lie end to end
     divided: bool = False  # keys are cut into parts, which a merge joins
+    spread: bool = False  # the heads of a group fill a tile: each warpgroup has `pack` of them, all of the same query
 
     @property
     def width(self) -> int:
@@ -75,7 +77,22 @@ class Form:
     @property
     def all_tokens(self) -> int:
         """Queries of a tile."""
-        return self.tokens * self.tile.groups
+        return self.tokens if self.spread else self.tokens * self.tile.groups
+
+    @property
+    def heads(self) -> int:
+        """Heads of a tile."""
+        return self.pack * self.tile.groups if self.spread else self.pack
+
+    @property
+    def next_tokens(self) -> int:
+        """Queries from one warpgroup's first to the next one's."""
+        return 0 if self.spread else self.tokens
+
+    @property
+    def next_heads(self) -> int:
+        """Heads from one warpgroup's first to the next one's."""
+        return self.pack if self.spread else 0
 
     @property
     def rows(self) -> int:
@@ -105,7 +122,8 @@ def parts(problem: Problem, units: int) -> int:
     call, width = problem.call, padded(problem.D)
     plain = isinstance(call.keys, Dense | Ranged) and not isinstance(call.q, Packed) and not split(call.mask)[2]
     rows = problem.T * problem.group
-    if not plain or problem.scaled or width != padded(problem.V) or width > 128 or packable(problem.group) != problem.group or rows <= ROWS:
+    whole = problem.group in (packable(problem.group), 2 * ROWS)  # a tile holds all heads of a key head
+    if not plain or problem.scaled or width != padded(problem.V) or width > 128 or not whole or rows <= ROWS:
         return 1
     lanes = -(-rows // (2 * ROWS)) * problem.G * problem.B
     return max(1, min(units // max(1, lanes), problem.S // LEAST))
@@ -121,7 +139,7 @@ def form(problem: Problem, divided: bool = False) -> Form:
     if padded(problem.D) == 64 and after is not None:
         tile = SHORT_TILE if problem.T < SHORT else replace(tile, slots=3)
     if divided:
-        tile = SHORT_TILE if padded(problem.D) == 64 else tile
+        tile = DIVIDED[padded(problem.D)]
     if packed and tile.groups == 2:
         tile = replace(tile, registers=(240, 24))  # no spills, where (224, 56) has some; the other way round for dense queries
     return Form(
@@ -129,7 +147,7 @@ def form(problem: Problem, divided: bool = False) -> Form:
         before=before is not None, after=after is not None, prefix=prefix,
         unseen=not whole or prefix or (before, after) != (None, None),
         cap="no" if call.cap is None else "fast" if problem.dtype == "bfloat16" else "exact",
-        packed=packed, divided=divided,
+        packed=packed, divided=divided, spread=divided and problem.group > ROWS,
     )  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def produce(
             batch = 0
         else:
             sequence = unit // units_of
-            head = unit % units_of * form.pack
+            head = unit % units_of * form.heads
             token = 0
             length_q = T
             batch = sequence
@@ -126,7 +126,7 @@ def produce(
             low, high, there = part_of(index % parts, parts, low, high)
             if index % parts >= there:
                 length = 0  # of whose keys nothing is seen
-            held = gl.minimum(T, form.all_tokens) * form.pack
+            held = gl.minimum(T, form.all_tokens) * form.heads
             row = (((sequence * tiles + tile) * units_of + unit % units_of) * parts + index % parts) * held
             heads = units * tiles * parts * held
 
@@ -150,7 +150,7 @@ def produce(
         jobs.put(turn, AFTER, after)
         jobs.show(turn)
         for lane in gl.static_range(GROUPS):
-            to_queries.send(q, batch, token + lane * form.tokens, head, turn, lane)
+            to_queries.send(q, batch, token + lane * form.next_tokens, head + lane * form.next_heads, turn, lane)
         turn += 1
 
         at = k_first + (high - 1) * form.tile.keys
@@ -250,7 +250,7 @@ def advance(
 @gluon.jit
 def seen(jobs, turn, GROUP: gl.constexpr, form: gl.constexpr):
     """(first keys, last keys) that the rows of a warpgroup see, and its blocks (low, high, full low, full high)."""
-    skipped: gl.constexpr = GROUP * form.tokens
+    skipped: gl.constexpr = GROUP * form.next_tokens
     position = jobs.get(turn, POSITION) + skipped
     length = jobs.get(turn, LENGTH)
     prefix = jobs.get(turn, PREFIX)
@@ -372,7 +372,7 @@ def consume(
     from_keys = Consumer(keys, 0)
     from_values = Consumer(values, 0)
     o_row = gl.arange(0, 64, layout=gl.SliceLayout(1, products(form.tile.keys)))
-    skipped: gl.constexpr = GROUP * form.tokens
+    skipped: gl.constexpr = GROUP * form.next_tokens
     step = 0
     turn = 0
     jobs.wait(turn)

@@ -42,7 +42,7 @@ def forward(problem: Question, machine: Machine) -> Offer | Refusal:
         return Refusal(tuple(no))
     count = parts(problem, machine.units)
     made = form(problem, count > 1)
-    why = f"{made.tile.groups} warpgroups of {ROWS} rows multiply, one warp loads; {made.pack} query head(s) of a key head in one tile"
+    why = f"{made.tile.groups} warpgroups of {ROWS} rows multiply, one warp loads; {made.heads} query head(s) of a key head in one tile"
     if count > 1:
         why += f"; {count} equal parts of a tile's keys"
     return Offer("forward", why, (made.rows, made.tile.keys), count, 4 * places(problem, made, count) * (made.value_width + 2))

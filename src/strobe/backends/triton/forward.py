@@ -113,8 +113,8 @@ def step(
 @triton.jit(do_not_specialize=["G", "pairs", "section", "splits", "reach"])  # no compiling anew for another batch
 def attend(
     q, k, v, k_box, v_box, bias_box, out, lse, sums, layout, mask, lists, terms, G, pairs, section, splits, reach,
-    SPLIT: tl.constexpr, BATCH: tl.constexpr, UNSEEN: tl.constexpr, BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
-    BD: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
+    SPLIT: tl.constexpr, BATCH: tl.constexpr, UNSEEN: tl.constexpr, BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
+    V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows of one key head of one sequence, over all its keys or one part of them."""
     slot = tl.program_id(1)

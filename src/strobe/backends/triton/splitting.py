@@ -60,7 +60,7 @@ def chosen(problem: Problem, machine: Machine) -> Split:
     lanes = problem.G * sizes.tiles(problem.T * problem.group, tile.rows)
     differ = not isinstance(problem.call.keys, Keys) and 1 < problem.B <= MOST_SEQUENCES and problem.T * problem.group <= FEW
     shares = min(RAGGED_WAVES * machine.units // max(1, lanes), problem.B * sizes.tiles(reach(problem), LEAST))
-    if differ and reach(problem) > SHORT and problem.B < shares:
+    if differ and reach(problem) > SHORT and shares > problem.B:
         return Split("ragged", shares)
     parts = min(EVEN_WAVES * machine.units // max(1, lanes * problem.B), problem.S // LEAST)
     return Split("even", parts) if parts > 1 else Split("whole")
