@@ -57,7 +57,8 @@ def reasons(asked: object, machine: Machine) -> str:
         (H200, problem(D=12), "widths are multiples of 8 up to 512; got 12"),
         (H200, problem(D=520), "got 520"),
         (H200, problem(T=1, S=2**30), "fewer than 2³⁰"),
-        (H200, replace(problem(), invariant=True), "invariant"),
+        (H200, replace(problem(), invariant=True, verb="backward"), "only forward attention is invariant here"),
+        (H200, replace(problem(dropout=Dropout(0.1, 1)), invariant=True), "dropout is drawn by a sequence's place in the batch"),
         (H200, replace(problem(), verb="double backward"), "no second gradient"),
     ],
 )  # fmt: skip

@@ -86,7 +86,7 @@ BUSY = {
 BIASED = {128: Tile(128, 64, 8, 3)}
 # Of few rows, up to width 128, by how keys lie (H200, 16 sequences of 8,192 keys: pages of 256 tokens 151 µs where four warps and two
 # tiles in flight took 189, int8 114 where 64 keys took 157; one sequence of 1,024 keys 8.7 µs where two tiles in flight took 10.6).
-FEW = {"dense": Tile(16, 64, 4, 3), "paged": Tile(16, 64, 2, 3), "narrow": Tile(16, 128, 4, 3)}
+FEW = {"dense": Tile(16, 64, 4, 3), "paged": Tile(16, 32, 2, 4), "narrow": Tile(16, 64, 4, 3)}
 NONE = Tile(0, 0, 0, 0)
 
 
