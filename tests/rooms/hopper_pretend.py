@@ -27,7 +27,7 @@ from torch import Tensor
 import strobe
 
 ROOM = Path(strobe.__file__).parent / "backends" / "hopper"
-FILES = ("channel.py", "schedule.py", "forward.py")
+FILES = ("channel.py", "schedule.py", "scoring.py", "forward.py")
 
 
 class Stuck(Exception):

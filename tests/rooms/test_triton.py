@@ -166,6 +166,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_here(arch: str) -> None:
     for line in lines:
         print(f"{line['arch']:8} {line['kernel']:12} {line['what']:60} {line['registers']:4} registers, {line['spills']:5} spills, {line['shared']:7} B")
     assert {line["kernel"] for line in lines} == {"attend", "merge_parts", "merge_two", "write_rows", "prepare", "d_queries", "d_keys", "d_bias_of", "read"}
+    assert all(line["shared"] <= 1024 * sizes.SHARED_KIB[arch] for line in lines)
     if arch.startswith("sm"):
         spilled = [line for line in lines if line["spills"] and ("D 64" in line["what"] or "D 128" in line["what"])]
         assert not spilled

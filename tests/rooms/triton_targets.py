@@ -148,6 +148,10 @@ def calls(dtype: torch.dtype) -> dict[str, Call]:
     found["D 128 one query over pages"] = Call(q[:, :1], Paged(pages, pages, index, index[:, 0], 1024), Causal())
     narrow = Scaled(torch.empty(64, 16, 8, 128, dtype=torch.int8, device="meta"), torch.empty(64, 16, 8, device="meta"))
     found["D 128 one query over int8 pages"] = Call(q[:, :1], Paged(narrow, narrow, index, index[:, 0], 1024), Causal())
+    table, lengths = torch.empty(4, 256, dtype=torch.int32, device="meta"), torch.empty(4, dtype=torch.int32, device="meta")
+    found["D 128 ragged batch over pages"] = Call(q[:, :1].expand(4, -1, -1, -1), Paged(pages, pages, table, lengths, 4096), Causal())
+    q, k = arrays(dtype, 1, 4096, 128, 1, 576)
+    found["keys of 576, values of 512 in them"] = Call(q, Keys(k, k[..., :512]), Causal())
     return found
 
 
@@ -176,7 +180,7 @@ def every(arch: str, few: bool) -> Iterator[Compiled]:
         if few and what not in FEW:
             continue
         try:
-            plans = [chosen(call, arch, verb) for verb in ("attention", "backward")]
+            plans = [chosen(call, arch, verb) for verb in ("attention", "backward") if verb in (what.split()[-1], "attention")]
         except Unsupported:  # a tile of the widest does not fit the shared memory of each
             assert call.q.shape[-1] > 256, (arch, what)
             continue

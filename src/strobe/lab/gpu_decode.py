@@ -6,6 +6,7 @@ the same call without it. Before anything is timed, its result is compared with 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from strobe import Causal, Full, Mask, Paged, Scaled, Tree, Window, attention, a
 from strobe.errors import Broken
 from strobe.lab import fa3
 from strobe.lab.graphs import Run, Work, buffers
+from strobe.plan import Plan
 
 CUDNN, FLASH, FA3 = "cuDNN", "torch flash", "FlashAttention 3"
 CAUSAL: Mask = Causal()
@@ -107,7 +109,7 @@ class Bench:
 
 
 def suite(bench: Bench, quick: bool) -> list[Callable[[], Work]]:
-    """All rows: plain ones, Flash-Decoding's table, pages, ragged, few queries, narrow, prefixes, windows, invariant."""
+    """All rows: plain ones, Flash-Decoding's table, pages, ragged, few queries, narrow, prefixes, windows, latent, invariant."""
     small = 64 if quick else 1  # lengths are divided by it
     rows = [Case(B, H, G, max(64, S // small)) for B, H, G, S in ROWS]
     rows += [Case(B, 16, 2, max(64, (256 << 8) // B // small)) for B in FLASH_DECODING] + [Case(1, 16, 2, (128 << 10) // small)]
@@ -122,6 +124,7 @@ def suite(bench: Bench, quick: bool) -> list[Callable[[], Work]]:
               for case in (long, batch) for narrow in NARROW]  # fmt: skip
     works += [lambda: window(bench, (128 << 10) // small, (4 << 10) // small)]
     works += [lambda: cascade(bench, (8 << 10) // small, (1 << 10) // small)]
+    works += [lambda B=B, S=S: latent(bench, B, S // small) for B, S in ((1, 64 << 10), (16, 8 << 10))]
     return works + [lambda case=case: invariant(bench, case) for case in rows]
 
 
@@ -157,10 +160,15 @@ def near(case: str, found: Tensor, known: Tensor) -> None:
 def work(bench: Bench, name: str, case: Case, mask: Mask = CAUSAL) -> tuple[Work, list[Any], Tensor]:
     """A row with no peers yet; its buffers and queries."""
     runs, held, q = calls(bench, case, mask)
-    plan = explain(q, *_given(held[0]), mask=mask)
-    told = f"{plan.room}: {plan.offer.kernel}, {plan.offer.splits} split(s)"
     read = [_arrays(keys) for keys in held]
-    return Work(name, runs, {}, read, told, {"bytes": case.bytes}), held, q
+    return Work(name, runs, {}, read, *_told(explain(q, *_given(held[0]), mask=mask), case.bytes)), held, q
+
+
+def _told(plan: Plan, size: int) -> tuple[str, dict[str, Any]]:
+    """(what the desk chose, the bytes that are read and the microseconds that it predicts, if it does)."""
+    predicted = re.search(r"([\d.]+) µs predicted", plan.offer.why)
+    more = {"bytes": size} | ({"predicted": float(predicted[1])} if predicted else {})
+    return f"{plan.room}: {plan.offer.kernel}, {plan.offer.splits} split(s)", more
 
 
 def _arrays(keys: Any) -> list[Tensor]:
@@ -222,6 +230,27 @@ def window(bench: Bench, S: int, reach: int) -> Work:
     row, _, _ = work(bench, f"decode a window of {reach}, {case}", case, Causal() & Window(before=reach - 1))
     row.peers[f"a cache of {reach}"] = calls(bench, replace(case, S=reach))[0]
     return replace(row, read=[])
+
+
+def latent(bench: Bench, B: int, S: int) -> Work:
+    """Latent attention: 128 heads over one array, whose first 512 numbers of 576 are the values; beside values of their own, and beside
+    two products with the softmax between them."""
+    case = Case(B, 128, 1, S, D=576)
+    q, size = bench.queries(case), 2 * B * S * 576
+    held = [torch.randn(B, S, 1, 576, device=bench.device, dtype=torch.bfloat16) for _ in range(buffers(size))]
+
+    def plainly(k: Tensor) -> Tensor:
+        scores = q[:, 0] @ k[:, :, 0].mT * 576**-0.5
+        return (scores.float().softmax(-1).to(q.dtype) @ k[:, :, 0, :512])[:, None]
+
+    runs = [lambda k=k: attention(q, k, k[..., :512], mask=CAUSAL) for k in held]
+    near(str(case), runs[0](), _reference(q, (held[0], held[0][..., :512]), CAUSAL))
+    near(f"plain, {case}", plainly(held[0]), runs[0]())
+    row = Work(f"decode, latent, {case}", runs, {}, [[k] for k in held], *_told(explain(q, held[0], held[0][..., :512], mask=CAUSAL), size))
+    apart = [(k, k[..., :512].clone()) for k in held]
+    row.peers["values apart"] = [lambda k=k, v=v: attention(q, k, v, mask=CAUSAL) for k, v in apart]
+    row.peers["plain attention"] = [lambda k=k: plainly(k) for k in held]
+    return row
 
 
 def cascade(bench: Bench, common: int, own: int) -> Work:

@@ -46,11 +46,15 @@ def steps(x: Tensor) -> Steps:
     return width if B == 1 else batch, width if N == 1 else token, width if H == 1 else head
 
 
+def readable(x: Tensor, taken: Steps) -> bool:
+    """Whether the copy engine can read it: it takes steps of 16 bytes, forwards, from such an address."""
+    return x.data_ptr() % 16 == 0 and min(taken) > 0 and (taken[0] | taken[1] | taken[2]) % 8 == 0
+
+
 def aligned(x: Tensor) -> tuple[Tensor, Steps]:
-    """The array with its steps, or a copy where the copy engine cannot read it: it takes steps of 16 bytes, forwards, from such an
-    address."""
+    """The array with its steps, or a copy where the copy engine cannot read it."""
     taken = steps(x)
-    if x.data_ptr() % 16 or min(taken) <= 0 or (taken[0] | taken[1] | taken[2]) % 8:
+    if not readable(x, taken):
         x = x.clone(memory_format=torch.contiguous_format)
         return x, steps(x)
     return x, taken
@@ -72,6 +76,13 @@ def boxed(x: Tensor, taken: Steps, shape: Shape) -> Box:
     """Boxes of an aligned array `[B, N, heads, width]`, or packed."""
     lies = x.shape if x.dim() == 4 else (1, *x.shape)
     return Box(x, list(lies), [*taken, 1], shape.block, shape.layout)
+
+
+def placed(x: Tensor, like: dict[str, Any]) -> Box:
+    """A box of an array that lies as another did."""
+    found = Box.__new__(Box)
+    found.__dict__.update(like, base=x)
+    return found
 
 
 class Fixed(NamedTuple):
@@ -149,6 +160,17 @@ def where(call: Call) -> Where:
         first=first if isinstance(first, int) else None,
         prefixes=prefix if isinstance(prefix, Tensor) else None,
     )
+
+
+def told(plan: Plan, at: Where, listed: Tensor | None = None, count: Tensor | None = None) -> tuple[Any, ...]:
+    """The kernel's arguments behind the counter, in its order."""
+    problem, known = plan.problem, fixed(plan)
+    assert isinstance(problem, Problem)
+    return (
+        problem.T, problem.S, problem.H, known.units, known.section, known.units_of, problem.group,
+        at.offsets, at.starts, at.lengths, at.firsts, at.first, known.prefix, at.prefixes, listed, count,
+        known.before, known.after, plan.offer.splits, known.scale, known.inner,
+    )  # fmt: skip
 
 
 def reach(call: Call) -> tuple[int | None, int | None, int | None]:

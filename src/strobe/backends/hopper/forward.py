@@ -10,6 +10,7 @@ Source: Dao, 2023, arXiv:2307.08691, algorithm 1; Shah et al., 2024, arXiv:2407.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +20,13 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma, warpgroup_mma, warpgroup_mma_wait
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from strobe.backends.hopper import arguments
+from strobe.backends.hopper import again, arguments
 from strobe.backends.hopper.channel import Consumer, Producer, addresses, board, channel
 from strobe.backends.hopper.compat import write_back
 from strobe.backends.hopper.merge import join
 from strobe.backends.hopper.schedule import blocks_of_group, blocks_of_tile, last_seen, list_tiles, part_of, tile_of
-from strobe.backends.hopper.starting import aligned_to, start
+from strobe.backends.hopper.scoring import tanh
+from strobe.backends.hopper.starting import aligned_to, kept, start
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
 from strobe.state import State
@@ -173,22 +175,10 @@ def produce(
 
 
 @gluon.jit
-def tanh(x):
-    """tanh to float32's last bits: the series near 0, where exp would cancel."""
-    y = x * x
-    near = x * (1.0 + y * (-1.0 / 3 + y * (2.0 / 15 + y * (-17.0 / 315 + y * (62.0 / 2835)))))
-    far = 1.0 - 2.0 / (1.0 + gl.exp2(2.0 * LOG2_E * gl.minimum(gl.abs(x), 20.0)))
-    return gl.where(gl.abs(x) < 0.25, near, gl.where(x < 0, -far, far))
-
-
-@gluon.jit
 def capped(b_s, inner, form: gl.constexpr):
-    """Scores in units that `scale` makes base 2 of; with a soft cap tanh(score / limit), fast in the one instruction there is for it,
-    right to 2⁻¹¹ (PTX manual, tanh.approx): less than what bfloat16 rounds."""
-    if form.cap == "exact":
-        b_s = tanh(b_s * inner)
-    elif form.cap == "fast":
-        b_s = gl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [b_s * inner], dtype=gl.float32, is_pure=True, pack=1)
+    """Scores in units that `scale` makes base 2 of; with a soft cap tanh(score / limit)."""
+    if form.cap != "no":
+        b_s = tanh(b_s * inner, form.cap == "fast")
     return b_s
 
 
@@ -470,9 +460,7 @@ def launch(plan: Plan, call: Call) -> State:
             arguments.boxed(q, q_steps, known.q), arguments.boxed(k, k_steps, known.k), arguments.boxed(v, v_steps, known.v),
             arguments.boxed(out, arguments.steps(out), known.out), *ends,
             *((k, k_steps, v, v_steps) if form.unseen else (None, None, None, None)),
-            counter, problem.T, problem.S, problem.H, known.units, known.section, known.units_of, problem.group,
-            at.offsets, at.starts, at.lengths, at.firsts, at.first, known.prefix, at.prefixes, listed, count,
-            known.before, known.after, parts, known.scale, known.inner,
+            counter, *arguments.told(plan, at, listed, count),
         )  # fmt: skip
         key = (plan, q.get_device(), k_steps, v_steps, *aligned_to(sink, *at))
         start(attend, min(tiles * parts, plan.machine.units), args, {"form": form, **OPTIONS, "launch_pdl": form.divided}, key)
@@ -480,6 +468,11 @@ def launch(plan: Plan, call: Call) -> State:
             numbers = parts, known.places, *arguments.reach(call)
             join(problem, (ends[0], out, lse, at.lengths, at.starts, at.firsts, sink), numbers, form, key)
     return State(out, lse)
+
+
+def kept_run(plan: Plan) -> again.Run | None:
+    """`launch` for plain arrays, where only the addresses are new."""
+    return again.kept_run(plan, launch, partial(kept, attend))
 
 
 def _tiles(plan: Plan, known: arguments.Fixed, q: Tensor, offsets: Any) -> tuple[Tensor | None, Tensor | None, Tensor, int]:

@@ -16,7 +16,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from strobe.backends.triton.listing import list_blocks
 from strobe.backends.triton.sizes import boxes as by_boxes
-from strobe.backends.triton.sizes import Tile, listable, padded, section
+from strobe.backends.triton.sizes import WHOLE, Tile, listable, padded, section
 from strobe.backends.triton.tiles import DENSE, PACKED, PAGED, RANGED
 from strobe.layouts import Dense as Keys
 from strobe.layouts import Packed, PackedKeys, Paged, Ranged
@@ -247,6 +247,13 @@ def sizes(plan: Plan, call: Call) -> dict[str, Any]:
     """What a kernel is compiled for, but for its tile."""
     k, v = key_sides(call.keys)
     return fixed(plan).sizes | {"WIDE": wide(data(k), data(v))}
+
+
+def one_array(problem: Problem, k: Any, v: Any) -> bool:
+    """Whether the values are the first 512 numbers of keys that are wider, as latent attention keeps them: read once for both."""
+    if problem.D <= WHOLE or problem.V != WHOLE or problem.scaled:
+        return False
+    return bool(k.data_ptr() == v.data_ptr() and k.stride() == v.stride())
 
 
 def options(tile: Tile) -> dict[str, int]:

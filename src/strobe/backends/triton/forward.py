@@ -48,10 +48,10 @@ def begin(sink, o_h, m_first, BM: tl.constexpr, BV: tl.constexpr):
 
 @triton.jit
 def step(
-    b_m, b_l, b_acc, wild, b_q, n, whole, partly, q, k, v, k_box, v_box, bias_box, t_low, layout, mask, terms, i_b, i_g, b_t, b_h, b_row,
-    k_first, length, first, prefix, MASKED: tl.constexpr, ONE: tl.constexpr, CAREFUL: tl.constexpr, LISTED: tl.constexpr,
-    BY_ELEMENT: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    WIDE: tl.constexpr, WIDEN: tl.constexpr,
+    b_m, b_l, b_acc, wild, b_q, b_tail, n, whole, partly, q, k, v, k_box, v_box, bias_box, t_low, layout, mask, terms, i_b, i_g, b_t, b_h,
+    b_row, k_first, length, first, prefix, MASKED: tl.constexpr, ONE: tl.constexpr, CAREFUL: tl.constexpr, LISTED: tl.constexpr,
+    BY_ELEMENT: tl.constexpr, D: tl.constexpr, V: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, ALIKE: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """What `begin` began, with the tile of keys at n. Rows may see a part of it; in ONE loop, if it is so. Careful, a tile that is not
     whole has zeros for values that are NaN or infinity, and `wild` tells that there were some."""
@@ -64,8 +64,10 @@ def step(
         b_seen = visible(i_b, b_t, b_h, b_row, b_key, b_in, first, prefix, mask, LISTED)
         some = tl.max(tl.max(b_seen.to(tl.int32), 1), 0) > 0
     if some:
-        b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BD, WIDE, MASKED, dtype, k_box)
+        b_k = rows(k, layout, i_b, i_g, k_first, n, length, BN, BD if BT else D, BD, WIDE, MASKED, dtype, k_box)
         b_s = scored(b_q, b_k, WIDEN)
+        if BT:
+            b_s += scored(b_tail, rows(k, layout, i_b, i_g, k_first, n, length, BN, D, BT, WIDE, MASKED, dtype, None, BD), WIDEN)
         if k.scale is not None:
             b_s *= scales(k, layout, i_b, i_g, k_first, o_n, length)[None, :]
         if terms.plain is None:
@@ -98,7 +100,10 @@ def step(
         b_m = b_top
         if terms.threshold is not None:
             b_p = tl.where(kept(i_b, b_h, b_t, b_key, terms), b_p, 0.0)
-        b_v = values(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, MASKED, dtype, v_box)
+        if ALIKE:
+            b_v = b_k
+        else:
+            b_v = values(v, layout, i_b, i_g, k_first, n, length, BN, V, BV, WIDE, MASKED, dtype, v_box)
         if CAREFUL:
             b_wide = b_v.to(tl.float32)
             wild = wild | (whole == 0) & (tl.max(tl.max((finite(b_wide) == 0).to(tl.int32), 1), 0) > 0)
@@ -114,9 +119,11 @@ def step(
 def attend(
     q, k, v, k_box, v_box, bias_box, out, lse, sums, layout, mask, lists, terms, G, pairs, section, splits, reach,
     SPLIT: tl.constexpr, BATCH: tl.constexpr, UNSEEN: tl.constexpr, BY_ELEMENT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
-    V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WIDE: tl.constexpr, WIDEN: tl.constexpr,
+    V: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, ALIKE: tl.constexpr,
+    WIDE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """One tile of rows of one key head of one sequence, over all its keys or one part of them."""
+    """One tile of rows of one key head of one sequence, over all its keys or one part of them. Widths above 512 are a tile of 512 and a
+    tail of BT; values that are ALIKE, the first numbers of the keys, are not read again."""
     slot = tl.program_id(1)
     part, parts, each = slot, splits, splits
     if SPLIT == RAGGED:
@@ -144,6 +151,9 @@ def attend(
     m_row = o_t < queries
     o_token = q_first + o_t
     b_q = queries_of(q, i_b, o_token, o_h, m_row, tl.arange(0, BD), D)  # [BM, BD]
+    b_tail = None
+    if BT:
+        b_tail = queries_of(q, i_b, o_token, o_h, m_row, BD + tl.arange(0, BT), D)
     b_t = o_t[:, None]
     b_h = o_h[:, None]
     b_row = m_row[:, None]
@@ -188,9 +198,9 @@ def attend(
                         n = tl.load(p_list + at // BN // each) * mask.block_columns + at // BN % each * BN
                     partly = (n < full_low) | (n >= full_high)
                     b_m, b_l, b_acc, wild = step(
-                        b_m, b_l, b_acc, wild, b_q, n, n < 0, partly, q, k, v, k_box, v_box, bias_box, t_low, layout, mask, terms, i_b,
-                        i_g, b_t, b_h, b_row, k_first, length, first, prefix, part != 1, ONE or LISTED,
-                        (UNSEEN and (part != 1)) and (k_box is None), LISTED, BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE, WIDEN,
+                        b_m, b_l, b_acc, wild, b_q, b_tail, n, n < 0, partly, q, k, v, k_box, v_box, bias_box, t_low, layout, mask, terms,
+                        i_b, i_g, b_t, b_h, b_row, k_first, length, first, prefix, part != 1, ONE or LISTED,
+                        (UNSEEN and (part != 1)) and (k_box is None), LISTED, BY_ELEMENT, D, V, BD, BT, BV, BM, BN, ALIKE, WIDE, WIDEN,
                     )  # fmt: skip
     if LISTED:  # what is not listed is looked at from here on too, and no tile is known to be seen whole
         full_low, full_high = low, low
@@ -200,9 +210,9 @@ def attend(
             for n in tl.range(low, high, BN, num_stages=1, disable_licm=True):  # registers are for the loops above
                 whole = (n >= full_low) & (n < full_high)
                 b_m, b_l, b_acc, wild = step(
-                    b_m, b_l, b_acc, wild, b_q, n, whole, n >= 0, q, k, v, k_box, v_box, bias_box, t_low, layout, mask, terms, i_b, i_g,
-                    b_t, b_h, b_row, k_first, length, first, prefix, True, False, True, False, BY_ELEMENT, D, V, BD, BV, BM, BN, WIDE,
-                    WIDEN,
+                    b_m, b_l, b_acc, wild, b_q, b_tail, n, whole, n >= 0, q, k, v, k_box, v_box, bias_box, t_low, layout, mask, terms, i_b,
+                    i_g, b_t, b_h, b_row, k_first, length, first, prefix, True, False, True, False, BY_ELEMENT, D, V, BD, BT, BV, BM, BN,
+                    ALIKE, WIDE, WIDEN,
                 )  # fmt: skip
     if UNSEEN:
         if wild:  # NaN or infinity among values that only some of the rows see: those rows get them, one key after another
@@ -262,6 +272,9 @@ def start(plan: Plan, problem: Problem, call: Call, out: Rows, lse: Rows, sums: 
     boxes = arguments.boxes(plan, (k, tile.keys, problem.D), (v, tile.keys, problem.V))
     if not boxes:
         tile = sizes.forward(problem, plan.machine, False)
+    one = arguments.one_array(problem, k, v)
+    if one:
+        tile = sizes.of_one_array(tile, problem, plan.machine)
     bias = arguments.bias_box(call, tile) if boxes and sizes.bias_by_box(problem, "forward") else None
     of_rows = sizes.tiles(problem.T * problem.group, tile.rows)
     grid = (of_rows * problem.G, how.slots(problem.B)) if how.kind == "ragged" else (of_rows * pairs, how.parts)
@@ -271,7 +284,10 @@ def start(plan: Plan, problem: Problem, call: Call, out: Rows, lse: Rows, sums: 
             arguments.layout(plan, call), arguments.seen(plan, call), arguments.lists(plan, call, False), arguments.terms(plan, call),
             problem.G, pairs, known.section, how.parts, splitting.reach(problem),
         )  # fmt: skip
-        named = {**rule(how, problem.B), "UNSEEN": known.unseen, **arguments.sizes(plan, call), **arguments.options(tile)}
+        named = {
+            **rule(how, problem.B), "UNSEEN": known.unseen, **arguments.sizes(plan, call), "BT": sizes.tail(problem.D), "ALIKE": one,
+            **arguments.options(tile),
+        }  # fmt: skip
         begin_kernel(attend, grid, args, named, alike(plan, call))
     return tile
 
@@ -310,7 +326,7 @@ def kept_run(plan: Plan) -> Callable[[Tensor, Tensor, Tensor], State | None] | N
         if (at_q | at_k | at_v) % 16:
             return None
         device = q.get_device()
-        lies = device, q.stride(), k.stride(), v.stride()
+        lies = device, q.stride(), k.stride(), v.stride(), at_k == at_v
         found = begun.get(lies)
         if found is None:
             call = problem.call._replace(q=q, keys=Keys(k, v))
@@ -341,6 +357,8 @@ def _begun(plan: Plan, call: Call, made: Any, constants: tuple[Any, ...]) -> Beg
     boxes = arguments.boxes(plan, (k, tile.keys, problem.D), (v, tile.keys, problem.V))
     if not boxes:
         tile = sizes.forward(problem, plan.machine, False)
+    if arguments.one_array(problem, k, v):
+        tile = sizes.of_one_array(tile, problem, plan.machine)
     pairs = problem.B * problem.G
     tail = known.layout, known.seen, arguments.Lists(), known.terms, problem.G, pairs, known.section, 1, splitting.reach(problem)
     like = [{name: value for name, value in vars(box).items() if name != "base"} for box in boxes]

@@ -14,6 +14,7 @@ from strobe.terms import Scaled
 OLDEST = (3, 6)
 DTYPES = ("float32", "bfloat16", "float16")
 WIDEST = 512
+LATENT = 576  # keys of latent attention, whose values are 512 wide
 FLOAT8 = {"float8_e4m3fn": ("sm89", "sm90", "sm100", "sm103", "sm120"), "float8_e5m2": ("sm89", "sm90", "sm100", "sm103", "sm120")}
 
 
@@ -69,8 +70,8 @@ def _problem(problem: Problem, machine: Machine) -> list[str]:
         no.append(f"dtypes are {', '.join(DTYPES)}; got {problem.dtype}")
     if problem.dtype == "bfloat16" and machine.arch == "sm75":
         no.append("sm75 has no bfloat16 products")
-    widths = dict.fromkeys((problem.D, problem.V))
-    no += [f"widths are multiples of 8 up to {WIDEST}; got {n}" for n in widths if n % 8 or not 0 < n <= WIDEST]
+    most = {problem.D: LATENT if problem.verb == "attention" else WIDEST} | {problem.V: WIDEST}
+    no += [f"widths are multiples of 8 up to {widest}; got {n}" for n, widest in most.items() if n % 8 or not 0 < n <= widest]
     longest = max(problem.T * problem.group, problem.S)
     if longest >= 2**30:
         no.append(f"sequences have fewer than 2³⁰ keys, and rows (queries × heads of a group); got {longest}")

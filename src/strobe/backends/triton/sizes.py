@@ -35,6 +35,7 @@ SHARED_KIB = {
     "gfx90a": 64, "gfx942": 64, "gfx950": 160, "gfx1100": 64,
 }  # fmt: skip
 COPY_ENGINE = ("sm90",)
+WHOLE = 512  # the widest tile; of wider rows the rest is a tile of its own
 MEASURED = {"sm90": "h200"}
 CACHED = 32 << 20  # bytes of keys and values that stay in the cache of the GPUs this is for: 40 MB and more
 
@@ -87,6 +88,7 @@ BIASED = {128: Tile(128, 64, 8, 3)}
 # Of few rows, up to width 128, by how keys lie (H200, 16 sequences of 8,192 keys: pages of 256 tokens 151 µs where four warps and two
 # tiles in flight took 189, int8 114 where 64 keys took 157; one sequence of 1,024 keys 8.7 µs where two tiles in flight took 10.6).
 FEW = {"dense": Tile(16, 64, 4, 3), "paged": Tile(16, 32, 2, 4), "narrow": Tile(16, 64, 4, 3)}
+LATENT = Tile(64, 32, 8, 2)  # of keys above 512; no other tile leaves the loop of whole tiles without spills
 NONE = Tile(0, 0, 0, 0)
 
 
@@ -96,13 +98,20 @@ def tiles(length: int, size: int) -> int:
 
 
 def padded(width: int) -> int:
-    """The width of a tile's rows: a power of two, as Triton's tiles are, and 16 at least, as its products want."""
-    return max(16, 1 << (width - 1).bit_length())
+    """The width of a tile's rows: a power of two, as Triton's tiles are, and 16 at least, as its products want. Above 512 a `tail`
+    has the rest."""
+    return max(16, 1 << (min(width, WHOLE) - 1).bit_length())
+
+
+def tail(width: int) -> int:
+    """The width of the tail of a tile's rows, 0 if they need none: latent attention's keys are 512 and 64 wide."""
+    return 0 if width <= WHOLE else padded(width - WHOLE)
 
 
 def boxes(problem: Problem, machine: Machine) -> bool:
     """Whether tiles come through the copy engine (TMA), if the arrays are aligned: no program computes an address then."""
     plain = problem.dtype != "float32" and not problem.scaled and not isinstance(problem.call.keys, Paged)
+    plain = plain and problem.D <= WHOLE
     return machine.arch in COPY_ENGINE and plain and problem.T * problem.group > 32 and not problem.invariant
 
 
@@ -159,10 +168,20 @@ def forward(problem: Problem, machine: Machine, by_box: bool) -> Tile:
     BM = _in_block(Tile(BM, BN, 0, 0), problem).rows
     if BM <= 16 and machine.arch in MEASURED and max(problem.D, problem.V) <= 128 and problem.dtype != "float32" and not _extras(problem):
         return FEW["narrow" if problem.scaled else "paged" if isinstance(problem.call.keys, Paged) or problem.invariant else "dense"]
+    if problem.D > WHOLE and machine.arch in MEASURED and problem.dtype != "float32" and not problem.scaled and not _extras(problem):
+        rows = min(LATENT.rows, padded(packed(problem)))
+        return LATENT._replace(rows=rows, stages=2 if rows > 32 else 3)
+    if problem.D > WHOLE and machine.arch == "sm75":  # the sums pass through shared memory at the end, beside all of the queries
+        return NONE
     full = problem.scaled or _extras(problem) == 2 or problem.dtype == "float32"
     wide = problem.dtype == "float32" and max(problem.D, problem.V) > 128
     few = BM <= 16 and not wide and not (machine.arch == "sm75" and full)
     return _fit(BM, BN, 4 if few else 8, 2 if few else 3, lambda *sizes: _forward_bytes(problem, *sizes), machine)
+
+
+def of_one_array(tile: Tile, problem: Problem, machine: Machine) -> Tile:
+    """The tile where values are the first numbers of the keys: one more of it is in flight."""
+    return tile._replace(stages=3) if machine.arch in MEASURED and tile[:2] == LATENT[:2] else tile
 
 
 def _short(problem: Problem) -> bool:
@@ -268,7 +287,7 @@ def _fit(BM: int, BN: int, warps: int, most: int, needed: Callable[[int, int, in
 
 def _forward_bytes(problem: Problem, BM: int, BN: int, in_flight: int) -> int:
     """Shared memory of a program: queries, tiles of keys and values in flight, and the weights."""
-    D, V = padded(problem.D), padded(problem.V)
+    D, V = padded(problem.D) + tail(problem.D), padded(problem.V)
     bias = BM if problem.call.bias is not None else 0
     return (4 if problem.dtype == "float32" else 2) * (BM * D + in_flight * BN * (D + V + bias) + BM * BN)
 

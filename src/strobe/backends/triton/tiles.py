@@ -263,31 +263,34 @@ def bias_tile(box, terms, i_b, i_h, t, n, M: tl.constexpr, N: tl.constexpr):
 @triton.jit
 def rows(
     side, layout, i_b, i_g, k_first, n, length, N: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, WIDE: tl.constexpr,
-    PART: tl.constexpr, dtype: tl.constexpr, box,
+    PART: tl.constexpr, dtype: tl.constexpr, box, AT: tl.constexpr = 0,
 ):  # fmt: skip
-    """[N, BD] keys or values n …, narrow numbers as `dtype` without their scales."""
+    """[N, BD] keys or values n …, from column AT on, narrow numbers as `dtype` without their scales."""
     o_n = n + tl.arange(0, N)
     if box is not None:
         b_data = fetched(box, i_b, i_g, k_first + n, layout.kind == PACKED, N, BD)
     else:
-        b_data = gathered(side, layout, i_b, i_g, k_first, o_n, length, D, BD, WIDE, PART)
+        b_data = gathered(side, layout, i_b, i_g, k_first, o_n, length, D, BD, WIDE, PART, AT)
         if b_data.dtype != dtype:
             b_data = b_data.to(tl.float32).to(dtype)
     return b_data
 
 
 @triton.jit
-def gathered(side, layout, i_b, i_g, k_first, o_n, length, D: tl.constexpr, BD: tl.constexpr, WIDE: tl.constexpr, PART: tl.constexpr):
-    """[N, BD] keys or values o_n through addresses; pairs of int4 become two numbers each."""
+def gathered(
+    side, layout, i_b, i_g, k_first, o_n, length, D: tl.constexpr, BD: tl.constexpr, WIDE: tl.constexpr, PART: tl.constexpr,
+    AT: tl.constexpr,
+):  # fmt: skip
+    """[N, BD] keys or values o_n through addresses, from column AT on; pairs of int4 become two numbers each."""
     o_rows, m_n = places(side.strides, layout, i_b, k_first, o_n, length, WIDE)
     p_head = side.data + i_g.to(tl.int64) * side.strides[2]
     if side.data.dtype.element_ty == tl.uint8:
-        o_d = tl.arange(0, BD // 2)[None, :]
+        o_d = AT // 2 + tl.arange(0, BD // 2)[None, :]
         b_pair = tl.load(p_head + o_rows[:, None] + o_d, mask=m_n[:, None] & (o_d < D // 2), other=0).to(tl.int32)
         b_data = tl.interleave(((b_pair & 15) ^ 8) - 8, ((b_pair >> 4) ^ 8) - 8).to(tl.float32)
     else:
-        o_d = tl.arange(0, BD)[None, :]
-        if PART or D != BD or layout.kind == PAGED:
+        o_d = AT + tl.arange(0, BD)[None, :]
+        if PART or D != AT + BD or layout.kind == PAGED:
             b_data = tl.load(p_head + o_rows[:, None] + o_d, mask=m_n[:, None] & (o_d < D), other=0.0)
         else:
             b_data = tl.load(p_head + o_rows[:, None] + o_d)
