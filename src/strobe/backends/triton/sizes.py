@@ -176,7 +176,10 @@ def forward(problem: Problem, machine: Machine, by_box: bool) -> Tile:
     full = problem.scaled or _extras(problem) == 2 or problem.dtype == "float32"
     wide = problem.dtype == "float32" and max(problem.D, problem.V) > 128
     few = BM <= 16 and not wide and not (machine.arch == "sm75" and full)
-    return _fit(BM, BN, 4 if few else 8, 2 if few else 3, lambda *sizes: _forward_bytes(problem, *sizes), machine)
+    # with a bias alone the assembler would take 128 registers, for more programs a multiprocessor, and spill
+    biased = BM <= 32 and _extras(problem) == 1 and _kind(problem, machine) == "registers"
+    found = _fit(BM, BN, 4 if few or biased else 8, 2 if few else 3, lambda *sizes: _forward_bytes(problem, *sizes), machine)
+    return found._replace(registers=255) if biased else found
 
 
 def of_one_array(tile: Tile, problem: Problem, machine: Machine) -> Tile:
@@ -204,7 +207,9 @@ def backward(problem: Problem, machine: Machine, kind: str, by_box: bool) -> Til
     # of float32 the assembler would have three programs of 8 warps a multiprocessor, and spill
     narrow = problem.dtype == "float32" and kind == "keys" and max(problem.D, problem.V) <= 64
     warps = 4 if narrow or (by_box and kind == "queries" and busy) else 8
-    return _fit(BM, BN, warps, 3, lambda *sizes: _backward_bytes(problem, kind, *sizes), machine)
+    found = _fit(BM, BN, warps, 3, lambda *sizes: _backward_bytes(problem, kind, *sizes), machine)
+    # sm120's assembler would take 128 registers here too, and spill
+    return found._replace(registers=255) if kind == "keys" and busy == 2 and machine.arch == "sm120" else found
 
 
 def _bias(problem: Problem, machine: Machine, by_box: bool) -> Tile:
