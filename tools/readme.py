@@ -91,13 +91,14 @@ def gpu_tables(root: Path) -> dict[str, str]:
     """The tables of the newest results of a GPU."""
     made: dict[str, str] = {}
     for suite, tables, names in (
-        ("gpu", report.gpu_tables, ("gpu_forward", "gpu_backward", "gpu_features")),
-        ("hopper", report.gpu_tables, ("hopper_forward", "", "hopper_features")),
+        ("gpu", report.gpu_tables, ("gpu_forward", "gpu_backward")),
+        ("gpu-features", report.gpu_tables, ("gpu_features",)),
+        ("hopper", report.gpu_tables, ("hopper_forward", "hopper_features")),
         ("decode", report.decode_tables, ("decode_plain", "decode_features")),
     ):
         result = newest(root, suite)
         found = zip(names, tables(result["rows"]).values(), strict=True)
-        made |= {name: f"{report.markdown(*table)}\n\n{source(result)}" for name, table in found if name}
+        made |= {name: f"{report.markdown(*table)}\n\n{source(result)}" for name, table in found}
     return made
 
 

@@ -79,7 +79,7 @@ def test_a_library_that_is_not_one_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-@pytest.mark.parametrize("suite", ["decode", "hopper", "gpu"])
+@pytest.mark.parametrize("suite", ["decode", "hopper", "gpu", "gpu-features"])
 def test_the_command_says_that_there_is_no_gpu(suite: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", suite]) == 2
     assert "torch sees none here" in capsys.readouterr().err

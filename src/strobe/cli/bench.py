@@ -168,37 +168,51 @@ def features(arguments: argparse.Namespace) -> int:
 
 
 def gpu(arguments: argparse.Namespace) -> int:
-    """Prefill, training, features and memory on this GPU, in the Triton room; writes `gpu.json`."""
+    """Prefill and training on this GPU, in the Triton room; writes `gpu.json`."""
     from strobe import using
     from strobe.lab import gpu as lab
 
     here = lab.check_gpu()
-    shapes = lab.shapes(arguments.quick)
-    works = [lambda shape=shape: lab.forward(shape, arguments.flex) for shape in shapes]
-    works += [lambda shape=shape: lab.backward(shape, arguments.flex) for shape in shapes if shape.D <= lab.WIDEST_TRAINED]
-    works += lab.features(arguments.quick)
+    works = lab.suite(arguments.quick, arguments.flex)
     command = "strobe bench gpu" + " --flex" * arguments.flex + " --quick" * arguments.quick
     with (
         Sheet(Path(arguments.out), "gpu", command, here, commit=arguments.commit) as sheet,
-        progress(len(works) + 3) as advance,
+        progress(len(works)) as advance,
         using("triton"),
     ):
         for row in lab.measure(works):
             sheet.rows.append(row)
             advance(row.case)
-        for make in (lab.memory, lab.host, lab.first):
+    return _gpu_shown(sheet)
+
+
+def gpu_features(arguments: argparse.Namespace) -> int:
+    """What features cost on this GPU, memory, the host's time and the first call, in the Triton room; writes `gpu-features.json`."""
+    from strobe import using
+    from strobe.lab import gpu
+    from strobe.lab import gpu_features as lab
+
+    here = gpu.check_gpu()
+    works, others = lab.suite(arguments.quick), (lab.memory, lab.host, lab.first)
+    command = "strobe bench gpu-features" + " --quick" * arguments.quick
+    with (
+        Sheet(Path(arguments.out), "gpu-features", command, here, commit=arguments.commit) as sheet,
+        progress(len(works) + len(others)) as advance,
+        using("triton"),
+    ):
+        for row in gpu.measure(works):
+            sheet.rows.append(row)
+            advance(row.case)
+        for make in others:
             sheet.rows.append(make())
             advance(sheet.rows[-1].case)
-    for title, rows in report.gpu_tables(sheet.result["rows"]).items():
-        show_table(*rows, title=title)
-    print(f"\nwritten: {sheet.path}")
-    return 0
+    return _gpu_shown(sheet)
 
 
 def hopper(arguments: argparse.Namespace) -> int:
     """Prompts in the Hopper room; writes `hopper.json`."""
     from strobe import using
-    from strobe.lab import fa3, gpu
+    from strobe.lab import fa3, gpu, gpu_features
     from strobe.lab import hopper as lab
 
     here = gpu.check_gpu()
@@ -214,12 +228,9 @@ def hopper(arguments: argparse.Namespace) -> int:
         for row in gpu.measure(works, "hopper"):
             sheet.rows.append(row)
             advance(row.case)
-        sheet.rows.append(gpu.host("hopper"))
+        sheet.rows.append(gpu_features.host("hopper"))
         advance(sheet.rows[-1].case)
-    for title, rows in report.gpu_tables(sheet.result["rows"]).items():
-        show_table(*rows, title=title)
-    print(f"\nwritten: {sheet.path}")
-    return 0
+    return _gpu_shown(sheet)
 
 
 def decode(arguments: argparse.Namespace) -> int:
@@ -285,6 +296,14 @@ def _shown(sheet: Sheet) -> int:
     show_table(*report.engine_table(sheet.result["rows"]), title=f"milliseconds a token, {sheet.machine.name}, {sheet.machine.arch}")
     print()
     show_table(*report.first_table(sheet.result["rows"]), title="time to the first token, measured once")
+    print(f"\nwritten: {sheet.path}")
+    return 0
+
+
+def _gpu_shown(sheet: Sheet) -> int:
+    """Shows what a GPU's suite of long calls has written."""
+    for title, rows in report.gpu_tables(sheet.result["rows"]).items():
+        show_table(*rows, title=title)
     print(f"\nwritten: {sheet.path}")
     return 0
 

@@ -48,10 +48,12 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 
 def gpu_tables(rows: list[dict[str, Any]]) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """{title: (headings, lines)} of the gpu suite: TFLOP/s of the passes, what features cost, and the rest."""
+    """{title: (headings, lines)} of a GPU's suite of long calls, for what it has: TFLOP/s of the passes, what features cost, the rest."""
     found: dict[str, tuple[list[str], list[list[str]]]] = {}
     for verb in ("forward", "backward"):
         passes = [row for row in rows if row["case"].startswith(f"{verb} B")]
+        if not passes:
+            continue
         peers = peers_of(passes)
         lines = []
         for row in passes:
@@ -60,6 +62,8 @@ def gpu_tables(rows: list[dict[str, Any]]) -> dict[str, tuple[list[str], list[li
             lines.append([row["case"].removeprefix(f"{verb} "), f"{row['tflops']:.0f}", *rates, *(against(row, p) for p in peers)])
         found[f"{verb}, TFLOP/s"] = ["shape", "strobe", *peers, *(f"{peer} takes" for peer in peers)], lines
     others = [row for row in rows if "tflops" not in row]
+    if not others:
+        return found
     found["features, memory, host"] = (
         ["case", "strobe", "beside", "takes", "which is"],
         [[row["case"], _measured(row, row["strobe"]), peer, _measured(row, value), against(row, peer)] for row in others

@@ -1,0 +1,64 @@
+"""The suites of long calls on a GPU without one: which rows there are, how they are timed, and which file they go to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from strobe import Machine
+from strobe.cli import main
+from strobe.lab import gpu, gpu_features, report, results
+from strobe.lab.results import Row
+
+PASSES = [Row(f"{verb} B1", 100.0, {"torch flash": 200.0}, None, "triton", more={"tflops": 300.0}) for verb in ("forward", "backward")]
+COST = Row("a sink", 1.0, {"without it": 0.9}, None, "triton")
+OTHERS = [Row(name, 1.0, {"torch flash": 2.0}, None, "triton") for name in ("memory", "host", "first")]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU whose suites have been measured already."""
+
+    def measure(works: list[Any], room: str = "triton") -> Iterator[Row]:
+        yield from {"passes": PASSES, "features": [COST]}[works[0]]
+
+    monkeypatch.setattr(gpu, "check_gpu", lambda: Machine.named("h200"))
+    monkeypatch.setattr(gpu, "suite", lambda quick, with_flex: ["passes"])
+    monkeypatch.setattr(gpu_features, "suite", lambda quick: ["features"])
+    monkeypatch.setattr(gpu, "measure", measure)
+    for row in OTHERS:
+        monkeypatch.setattr(gpu_features, row.case, lambda row=row: row)
+
+
+@pytest.mark.parametrize(
+    ("words", "rows", "titles"),
+    [("gpu --flex --quick", PASSES, ["forward, TFLOP/s", "backward, TFLOP/s"]),
+     ("gpu-features --quick", [COST, *OTHERS], ["features, memory, host"])],
+)  # fmt: skip
+@pytest.mark.usefixtures("measured")
+def test_each_suite_has_its_own_file(
+    words: str, rows: list[Row], titles: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *words.split(), "--commit", "abc", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.rglob("*.json")
+    result = results.read(path)
+    assert path.stem == words.split()[0] and result["command"] == f"strobe bench {words}" and result["commit"] == "abc"
+    assert [row["case"] for row in result["rows"]] == [row.case for row in rows]
+    assert list(report.gpu_tables(result["rows"])) == titles
+    out = capsys.readouterr().out
+    assert f"written: {path}" in out and all(title in out for title in titles)
+
+
+def test_passes_of_wide_heads_are_not_trained() -> None:
+    found = gpu.shapes(False)
+    assert len(gpu.suite(False, True)) == len(found) + sum(shape.D <= gpu.WIDEST_TRAINED for shape in found)
+    assert len(gpu_features.suite(False)) == 4 + 2 * len(gpu_features.TERMS)
+
+
+def test_a_suite_of_features_has_no_peer_to_compile(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main("bench gpu-features --flex".split())
+    assert "--flex" in capsys.readouterr().err
