@@ -52,6 +52,62 @@ def test_each_suite_has_its_own_file(
     assert f"written: {path}" in out and all(title in out for title in titles)
 
 
+class Device:
+    """A GPU that does one thing after another, started by a slow host, and tells what it was started with."""
+
+    HOST, CYCLE = 0.4, 0.5e-6  # milliseconds: until a thing is started; a cycle
+
+    def __init__(self, call: float) -> None:
+        self.call, self.host, self.free, self.told = call, 0.0, 0.0, list[str]()
+
+    def do(self, what: str, milliseconds: float, start: float = 0.0) -> float:
+        """The time at which it is done."""
+        self.told.append(what)
+        self.host += start
+        self.free = max(self.free, self.host) + milliseconds
+        return self.free
+
+    def run(self) -> None:
+        self.do("run", self.call, self.HOST)
+
+    def event(self, enable_timing: bool) -> Event:
+        assert enable_timing
+        return Event(self)
+
+
+class Event:
+    """An event on it."""
+
+    def __init__(self, device: Device) -> None:
+        self.device, self.at = device, 0.0
+
+    def record(self) -> None:
+        self.at = self.device.do("event", 0.0)
+
+    def synchronize(self) -> None:
+        self.device.host = max(self.device.host, self.at)
+
+    def elapsed_time(self, end: Event) -> float:
+        return end.at - self.at
+
+
+@pytest.mark.parametrize(("milliseconds", "calls"), [(0.3, 33), (3.0, 5), (12.0, 5)])
+def test_the_host_is_in_no_call_s_time(milliseconds: float, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(milliseconds)
+    monkeypatch.setattr(gpu, "IDLE", 0.0)
+    monkeypatch.setattr("torch.cuda.Event", device.event)
+    monkeypatch.setattr("torch.cuda._sleep", lambda cycles: device.do("wait", cycles * device.CYCLE))
+    assert gpu.once(device.run) == pytest.approx(milliseconds / 1e3)
+    assert device.told == ["run", "wait", "event", "run", "run", "event", "wait", "event", *["run"] * calls, "event"]
+
+
+def test_a_row_is_the_median_of_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([9.0, 1.0, 4.0, 2.0, 8.0, 3.0, 7.0])
+    monkeypatch.setattr(gpu, "once", lambda run: next(times) * 1e-6)
+    (row,) = gpu.measure([lambda: gpu.Work("alone", lambda: None, {}, flops=8e6)])
+    assert (row.strobe, row.more) == (4.0, {"rounds": 7, "tflops": 2.0})
+
+
 def test_passes_of_wide_heads_are_not_trained() -> None:
     found = gpu.shapes(False)
     assert len(gpu.suite(False, True)) == len(found) + sum(shape.D <= gpu.WIDEST_TRAINED for shape in found)
