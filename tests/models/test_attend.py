@@ -11,7 +11,7 @@ import torch
 from transformers import masking_utils
 
 from strobe import Causal, Unsupported, Window
-from strobe.models.attend import _attend, _mask_of, terms_of
+from strobe.models.attend import NoCache, _attend, _mask_of, cache_argument, terms_of
 
 from .families import build
 
@@ -73,6 +73,20 @@ def test_without_a_step_it_says_what_to_do() -> None:
     prepare(model)
     with pytest.raises(Unsupported, match="needs its step"):
         model(torch.tensor([[1, 2]]))
+
+
+def test_a_cache_is_passed_by_the_name_the_model_has() -> None:
+    """transformers renamed it between 5.17 and 5.24; one of the two is not installed here."""
+    assert cache_argument(SimpleNamespace(forward=lambda input_ids, past_key_values=None, use_cache=None: 0)) == "past_key_values"
+    assert cache_argument(SimpleNamespace(forward=lambda input_ids, cache=None, use_cache=None: 0)) == "cache"
+    with pytest.raises(Unsupported, match="takes no cache"):
+        cache_argument(SimpleNamespace(forward=lambda input_ids, use_cache=None: 0))
+
+
+def test_no_cache_takes_what_every_transformers_passes() -> None:
+    k, v = torch.zeros(1, 1, 2, 8), torch.ones(1, 1, 2, 8)
+    for found in (NoCache().update(k, v, 0), NoCache().update(k, v, 0, {"sin": k}), NoCache().update(k, v, 0, kwargs={"position_ids": k})):
+        assert found[0] is k and found[1] is v
 
 
 def test_importing_strobe_does_not_import_transformers() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from strobe.models.attend import cache_argument
+
 ATTENTIONS = ("sdpa", "eager")
 
 
@@ -50,7 +52,7 @@ def prefilled(model: Any, ids: list[int], attention: str) -> Any:
     model.set_attn_implementation(attention)
     cache = DynamicCache(config=model.config)
     given = torch.tensor([ids[:-1]], device=model.device)
-    model(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    model(input_ids=given, use_cache=True, logits_to_keep=1, **{cache_argument(model): cache})
     return cache
 
 
@@ -69,10 +71,11 @@ def generate(model: Any, ids: list[int], count: int, attention: str = "eager", c
     config = GenerationConfig(max_new_tokens=count, do_sample=False, eos_token_id=list(stop) or None, pad_token_id=0, use_cache=True)
     grown = DynamicCache(config=model.config) if cache is None else copy.deepcopy(cache)
     given = torch.tensor([ids], device=model.device)
+    named = {cache_argument(model): grown}
     ear = _Ear()
     model.generation_config, before = config, model.generation_config
     try:
-        model.generate(given, attention_mask=torch.ones_like(given), generation_config=config, past_key_values=grown, streamer=ear)
+        model.generate(given, attention_mask=torch.ones_like(given), generation_config=config, streamer=ear, **named)
     finally:
         model.generation_config = before
     ear.told.cache_bytes = cache_bytes(grown)

@@ -8,6 +8,7 @@ array: the engine knows where every token stands. The step itself travels as a k
 
 from __future__ import annotations
 
+import inspect
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -52,8 +53,8 @@ class NoCache:
 
     is_compileable = False
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, cache_kwargs: Any = None) -> tuple[Tensor, Tensor]:
-        """The new keys and values alone."""
+    def update(self, keys: Tensor, values: Tensor, layer: int, cache_kwargs: Any = None, kwargs: Any = None) -> tuple[Tensor, Tensor]:
+        """The new keys and values alone. What comes beside them, under either name, tells a cache how to keep them."""
         return keys, values
 
     def get_seq_length(self, layer: int = 0) -> int:
@@ -67,6 +68,21 @@ class NoCache:
     def get_mask_sizes(self, queries: int, layer: int = 0) -> tuple[int, int]:
         """(keys, the first key)."""
         return queries, 0
+
+
+def cache_argument(model: Any) -> str:
+    """The name by which a model's `forward` takes its cache: `past_key_values` in transformers 5.17, `cache` in 5.24.
+
+    Asked of the model and not of transformers' version: a model whose code lies beside its weights keeps the name it has.
+
+    Raises:
+        Unsupported: it takes none.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    for name in ("cache", "past_key_values"):
+        if name in accepted:
+            return name
+    raise Unsupported(f"{type(model).__name__} takes no cache, so it would compute every token anew")
 
 
 @lru_cache(maxsize=256)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from strobe import Invalid, Unsupported
-from strobe.models.attend import NAME, NoCache, Step, Terms, register
+from strobe.models.attend import NAME, NoCache, Step, Terms, cache_argument, register
 from strobe.models.linears import AS_LOADED, Weights, exchange
 
 
@@ -50,6 +50,7 @@ class Prepared:
     vocabulary: int
     stop_tokens: frozenset[int]
     weights: Weights
+    _cache: str
     _keeps: bool
     _undo: list[Callable[[], object]]
 
@@ -68,10 +69,10 @@ class Prepared:
 
         ids, positions: int64 `[1, N]`; wanted: int64 `[n]`, indices into N. Only these rows meet the head.
         """
-        keep = {"logits_to_keep": wanted} if self._keeps else {}
-        found = self.model(
-            input_ids=ids, position_ids=positions, past_key_values=NoCache(), use_cache=False, strobe_step=step, **keep
-        ).logits[0]
+        named: dict[str, Any] = {self._cache: NoCache()}
+        if self._keeps:
+            named["logits_to_keep"] = wanted
+        found = self.model(input_ids=ids, position_ids=positions, use_cache=False, strobe_step=step, **named).logits[0]
         return found if self._keeps else found[wanted]
 
     def undo(self) -> None:
@@ -98,12 +99,14 @@ def prepare(model: Any, weights: Weights = AS_LOADED) -> Prepared:
     accepted = inspect.signature(model.forward).parameters
     if "position_ids" not in accepted:
         raise Unsupported(f"{type(model).__name__} takes no position_ids, so its tokens cannot be packed")
+    cache = cache_argument(model)
     register()
     undo = _quiet(model)
     before = model.config._attn_implementation
     undo.append(lambda: model.set_attn_implementation(before))
     config = model.config.get_text_config()
-    found = Prepared(model, (), _context(config), config.vocab_size, _stop_tokens(model), weights, "logits_to_keep" in accepted, undo)
+    keeps = "logits_to_keep" in accepted
+    found = Prepared(model, (), _context(config), config.vocab_size, _stop_tokens(model), weights, cache, keeps, undo)
     try:
         try:
             model.set_attn_implementation(NAME)
