@@ -50,6 +50,18 @@ def _call(
     return Call(q, keys, mask, scale, cap, bias, alibi, sink, dropout, first)
 
 
+def _attend(
+    q: Any, k: Any, v: Any, mask: Mask, scale: float | None, cap: SoftCap | None, bias: Any,
+    alibi: Alibi | None, sink: Sink | None, dropout: Dropout | None, first: Any,
+) -> State:  # fmt: skip
+    """The state of a call; one like one before is not made a value first, which takes longer than to find out that it is."""
+    if bias is alibi is sink is dropout is first is None:
+        state = recording.again(q, k, v, mask, scale, cap)
+        if state is not None:
+            return state
+    return recording.attend(_call(q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first))
+
+
 def attention(
     q: Any, k: Any, v: Any = None, *, mask: Mask = FULL, scale: float | None = None, cap: SoftCap | None = None,
     bias: Any = None, alibi: Alibi | None = None, sink: Sink | None = None, dropout: Dropout | None = None, first: Any = None,
@@ -92,7 +104,7 @@ def attention(
     >>> attention(q, k, v, mask=Causal()).shape
     torch.Size([1, 3, 8, 64])
     """
-    return recording.attend(_call(q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first)).out
+    return _attend(q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first).out
 
 
 def attention_state(
@@ -121,7 +133,7 @@ def attention_state(
     >>> attention_state(q, k, v).lse.shape
     torch.Size([1, 3, 8])
     """
-    return recording.attend(_call(q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first))
+    return _attend(q, k, v, mask, scale, cap, bias, alibi, sink, dropout, first)
 
 
 def merge(*states: State) -> State:

@@ -138,6 +138,22 @@ def test_a_call_like_one_before_has_its_own_arrays(name: str, mask: Mask) -> Non
         assert torch.equal(found.out, expected.out) and torch.equal(found.lse, expected.lse)
 
 
+def test_who_listens_to_starts_is_told_of_each() -> None:
+    from triton import knobs
+
+    q, k, v = drawn(2, 150, 8, 64), drawn(2, 150, 2, 64), drawn(2, 150, 2, 64)
+    attention(q, k, v, mask=Causal())
+    told: list[str] = []
+    listener = lambda metadata: told.append(metadata.get()["name"])
+    knobs.runtime.launch_enter_hook.add(listener)
+    try:
+        listened = [attention(q, k, v, mask=Causal()) for _ in range(2)]
+    finally:
+        knobs.runtime.launch_enter_hook.remove(listener)
+    assert len(told) == 2 and all("attend" in name for name in told)
+    assert all(torch.equal(out, attention(q, k, v, mask=Causal())) for out in listened)
+
+
 @pytest.mark.parametrize("D", [64, 128, 96])
 def test_the_same_bits_every_time(D: int) -> None:
     leaves = drawn(2, 777, 8, D, gradients=True), drawn(2, 777, 2, D, gradients=True), drawn(2, 777, 2, D, gradients=True)

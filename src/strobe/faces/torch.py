@@ -123,10 +123,9 @@ def wants_gradient(call: Call) -> bool:
         return False
     q, keys, _, _, _, bias, alibi, sink, _, _ = call
     k, v = (keys.k, keys.v) if type(keys) is Dense else key_sides(keys)
-    for x in (q, k, v) if bias is alibi is sink is None else (q, k, v, bias, alibi, sink):
-        if x.requires_grad if type(x) is Tensor else asks(x):
-            return True
-    return False
+    if type(q) is type(k) is type(v) is Tensor and bias is alibi is sink is None:  # as most calls are
+        return q.requires_grad or k.requires_grad or v.requires_grad
+    return any(asks(x) for x in (q, k, v, bias, alibi, sink))
 
 
 def asks(value: Any) -> bool:
@@ -162,31 +161,45 @@ def _ready(*alike: Any) -> Ready:
     return Ready()
 
 
-def ready(call: Call) -> State | None:
-    """The state of a call like one before: plain arrays on a GPU of the same shapes, strides and dtypes, the same numbers beside
-    them. Such a call was checked and planned. None where there was none, or its kernel has no such way."""
-    q, keys, mask, scale, cap, bias, alibi, sink, dropout, first = call
-    if type(keys) is not Dense or not (bias is alibi is sink is dropout is first is None):
+def plain_on_gpu(q: Any, k: Any, v: Any) -> bool:
+    """Whether these are arrays and nothing around them, the first of them on a GPU."""
+    return type(q) in _ARRAYS and type(k) in _ARRAYS and type(v) in _ARRAYS and q.is_cuda
+
+
+def ready(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: Any, cap: Any) -> Ready | None:
+    """What is known of calls like this one, plain on a GPU: of the same shapes, strides and dtypes, with the same numbers beside
+    them, in the same room. None for calls with more than numbers."""
+    if not (isinstance(mask, Mask) and mask.plain and (cap is None or type(cap) is SoftCap)):
         return None
-    k, v = keys.k, keys.v
-    if not (type(q) in _ARRAYS and type(k) in _ARRAYS and type(v) in _ARRAYS) or not q.is_cuda or not isinstance(mask, Mask):
+    dtype, device = q.dtype, q.get_device()
+    if not (k.dtype is dtype and v.dtype is dtype and k.get_device() == device and v.get_device() == device):
+        return None  # `check` names it
+    return _ready(
+        mask, scale, cap, _room.get(), _invariant.get(), dtype, device, q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride()
+    )
+
+
+def _attend_ready(call: Call) -> State | None:
+    """The state of a call that is planned, or was when one like it was; None where its kernel has no other way than `launch`."""
+    keys = call.keys
+    if type(keys) is not Dense or not plain_on_gpu(call.q, keys.k, keys.v):
         return None
-    if not mask.plain or not (cap is None or type(cap) is SoftCap):
+    q, _, mask, scale, cap, bias, alibi, sink, dropout, first = call
+    if not (bias is alibi is sink is dropout is first is None):
         return None
-    found = _ready(
-        mask, scale, cap, _room.get(), _invariant.get(), q.dtype, k.dtype, v.dtype, q.get_device(), k.get_device(), v.get_device(),
-        q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(),
-    )  # fmt: skip
+    found = ready(q, keys.k, keys.v, mask, scale, cap)
+    if found is None:
+        return None
     if not found.known:
         chosen = plan_of(call)
         shortcut: Any = getattr(kernel(chosen.room, chosen.offer.kernel), "kept_run", None)
         found.known, found.run = True, None if shortcut is None else shortcut(chosen)
-    return None if found.run is None else found.run(q, k, v)
+    return None if found.run is None else found.run(q, keys.k, keys.v)
 
 
 def attend(call: Call) -> State:
     """The state, unrecorded."""
-    found = ready(call)
+    found = _attend_ready(call)
     return launch(plan_of(call), call) if found is None else found
 
 
