@@ -1,6 +1,6 @@
 """The Hopper room's kernels run on a CPU, as plain Python over torch: what Gluon's words mean, without a GPU and without Triton.
 
-The sources of `channel.py`, `schedule.py` and `forward.py` are executed with a `gl` of this file. Warps are threads of which one runs
+The sources of `channel.py`, `jobs.py`, `schedule.py`, `consuming.py` and `forward.py` are executed with a `gl` of this file. Warps are threads of which one runs
 at a time, and who is next is drawn at every barrier; copies and products end when they must or earlier, as drawn. Tiles that are
 being copied hold NaN until the copy has ended, so that what is read too early, or overwritten too early, shows; and where nobody can go
 on, `Stuck` is raised. What this does not show is the compiler's and the hardware's part: layouts, fences, registers.
@@ -27,7 +27,7 @@ from torch import Tensor
 import strobe
 
 ROOM = Path(strobe.__file__).parent / "backends" / "hopper"
-FILES = ("channel.py", "schedule.py", "scoring.py", "forward.py")
+FILES = ("channel.py", "jobs.py", "schedule.py", "scoring.py", "consuming.py", "forward.py")
 
 
 class Stuck(Exception):
@@ -410,7 +410,7 @@ def language() -> SimpleNamespace:
         program_id=lambda _: here().program, num_programs=lambda _: here().programs,
         arange=lambda a, b, layout: torch.arange(a, b), full=lambda shape, x, dtype, layout: torch.full(shape, x, dtype=dtype),
         zeros_like=torch.zeros_like, static_range=range, convert_layout=lambda x, layout, assert_trivial=False: x, cast=_cast,
-        where=lambda c, a, b: torch.where(c, *(x if isinstance(x, Tensor) else torch.tensor(x) for x in (a, b))),
+        where=lambda c, a, b: torch.where(*(x if isinstance(x, Tensor) else torch.tensor(x) for x in (c, a, b))),
         minimum=_either("fmin", min), maximum=_either("fmax", max), max=_greatest, sum=lambda x, axis: _number(x.sum(axis)),
         exp2=torch.exp2, log2=torch.log2, abs=torch.abs, inline_asm_elementwise=lambda asm, _, args, **__: torch.tanh(args[0]),
         load=_load, store=_store, atomic_add=_atomic_add, allocate_shared_memory=_allocate, warp_specialize=_warp_specialize,

@@ -13,7 +13,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
-from strobe.backends.hopper.compat import aggregate, barrier, fetch
+from strobe.backends.hopper.compat import aggregate, fetch
 
 
 @aggregate
@@ -81,9 +81,13 @@ class Consumer:
     @gluon.jit
     def wait(self, step):
         """The tile of a step, once it has come."""
-        slot = self.channel.slot(step, self.lane)
-        mbarrier.wait(self.channel.full.index(slot), self.channel.phase(step))
-        return self.channel.tiles.index(slot)
+        mbarrier.wait(self.channel.full.index(self.channel.slot(step, self.lane)), self.channel.phase(step))
+        return self.tile(step)
+
+    @gluon.jit
+    def tile(self, step):
+        """The tile of a step that was waited for."""
+        return self.channel.tiles.index(self.channel.slot(step, self.lane))
 
     @gluon.jit
     def release(self, step):
@@ -111,64 +115,6 @@ def channel(array, SLOTS: gl.constexpr, LANES: gl.constexpr, RECEIVERS: gl.const
     """A channel for boxes of an array; a slot is empty when all its receivers have released it."""
     tiles = gl.allocate_shared_memory(array.dtype, [SLOTS * LANES] + array.block_type.shape, array.layout)
     return Channel(tiles, barriers(SLOTS * LANES, 1), barriers(SLOTS * LANES, RECEIVERS), SLOTS, LANES)
-
-
-NUMBERS = gl.constexpr(17)  # of a job
-
-
-@aggregate
-class Board:
-    """Numbers that one warp writes and all others read: the job of a turn; two turns are on it at a time."""
-
-    numbers: gl.shared_memory_descriptor
-    full: gl.shared_memory_descriptor
-    empty: gl.shared_memory_descriptor
-
-    @gluon.constexpr_function
-    def __init__(self, numbers, full, empty):
-        self.numbers = numbers
-        self.full = full
-        self.empty = empty
-
-    @gluon.jit
-    def clear(self, turn):
-        """Waits until the turn's half of the board may be written."""
-        mbarrier.wait(self.empty.index(turn & 1), (turn >> 1 & 1) ^ 1)
-
-    @gluon.jit
-    def put(self, turn, which: gl.constexpr, number):
-        """Writes a number, by one warp."""
-        layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
-        self.numbers.index((turn & 1) * NUMBERS + which).store(gl.full([1], 0, gl.int32, layout=layout) + number)
-
-    @gluon.jit
-    def show(self, turn):
-        """All numbers of the turn are written."""
-        barrier()
-        mbarrier.arrive(self.full.index(turn & 1), count=1)
-
-    @gluon.jit
-    def wait(self, turn):
-        """Waits until they are."""
-        mbarrier.wait(self.full.index(turn & 1), turn >> 1 & 1)
-
-    @gluon.jit
-    def get(self, turn, which: gl.constexpr):
-        """A number, read by a warpgroup."""
-        layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-        return gl.max(self.numbers.index((turn & 1) * NUMBERS + which).load(layout), 0)
-
-    @gluon.jit
-    def release(self, turn):
-        """Nothing reads the turn's numbers any more."""
-        mbarrier.arrive(self.empty.index(turn & 1), count=1)
-
-
-@gluon.jit
-def board(RECEIVERS: gl.constexpr):
-    """A board that is clear when all receivers have released it."""
-    numbers = gl.allocate_shared_memory(gl.int32, [2 * NUMBERS, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    return Board(numbers, barriers(2, 1), barriers(2, RECEIVERS))
 
 
 @aggregate

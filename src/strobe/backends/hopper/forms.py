@@ -31,15 +31,18 @@ class Tile:
     registers: tuple[int, ...]
 
 
-SHORT = 2048  # queries, below which a tile's beginning and end cost more than its turns (H200, causal, width 64: 237 µs, not 276)
-SHORT_TILE = Tile(128, 2, 3, 2, (240, 24))
 LEAST = 512  # keys of a part
 DIVIDED = {64: Tile(128, 2, 6, 1, (240, 24)), 128: Tile(128, 2, 3, 1, (240, 24))}  # a program has one tile, so all else is for keys
+# Four warpgroups with blocks of 64 keys, of width 64: the more take turns, the less the exponentials of one are waited for, but each
+# block has its own beginning and end (H200, TFLOP/s, three with blocks of 128 beside it: 1,024 queries 474 and 424, causal 364 and 310;
+# 4,096 queries, causal, 483 and 433; 16,384 534 and 560, causal 534 and 534).
+SHORT = {"full": 2048, "masked": 8192}  # queries, below which they are faster
+FOUR = Tile(64, 4, 6, 2, (112, 112, 112, 24))
 TILES = {
-    64: Tile(128, 3, 2, 2, (160, 160, 24)),
-    128: Tile(128, 2, 2, 2, (224, 56)),
-    256: Tile(64, 2, 2, 1, (240, 24)),
+    "full": {64: Tile(128, 3, 2, 2, (160, 160, 24)), 128: Tile(128, 2, 2, 2, (224, 56)), 256: Tile(64, 2, 2, 1, (240, 24))},
+    "masked": {64: Tile(128, 3, 3, 2, (160, 160, 24)), 128: Tile(128, 2, 2, 2, (224, 56)), 256: Tile(64, 2, 2, 1, (240, 24))},
 }
+WIDEST = 256
 
 
 @dataclass(frozen=True)
@@ -135,9 +138,8 @@ def form(problem: Problem, divided: bool = False) -> Form:
     before, after, rest = split(call.mask)
     prefix = any(isinstance(part, Prefix) for part in rest)
     whole, packed = isinstance(call.keys, Dense), isinstance(call.q, Packed)
-    tile = TILES[padded(problem.D)]
-    if padded(problem.D) == 64 and after is not None:
-        tile = SHORT_TILE if problem.T < SHORT else replace(tile, slots=3)
+    kind = "full" if before is after is None and not prefix else "masked"
+    tile = FOUR if padded(problem.D) == 64 and problem.T < SHORT[kind] else TILES[kind][padded(problem.D)]
     if divided:
         tile = DIVIDED[padded(problem.D)]
     if packed and tile.groups == 2:

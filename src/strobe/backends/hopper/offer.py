@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from strobe.answers import Offer, Question, Refusal
 from strobe.backends.hopper import decoding
-from strobe.backends.hopper.forms import ROWS, TILES, form, packable, padded, parts, places
+from strobe.backends.hopper.forms import ROWS, WIDEST, form, packable, padded, parts, places
 from strobe.layouts import Packed, Paged
 from strobe.machine import Machine
 from strobe.masks import Prefix, split
@@ -64,8 +64,7 @@ def _arrays(problem: Problem) -> list[str]:
     keys, no = problem.call.keys, []
     if problem.dtype not in DTYPES:
         no.append(f"dtypes are {', '.join(DTYPES)}; got {problem.dtype}")
-    widest = max(TILES)
-    no += [f"widths are multiples of 8 up to {widest}; got {n}" for n in dict.fromkeys((problem.D, problem.V)) if n % 8 or n > widest]
+    no += [f"widths are multiples of 8 up to {WIDEST}; got {n}" for n in dict.fromkeys((problem.D, problem.V)) if n % 8 or n > WIDEST]
     if padded(problem.D) != padded(problem.V):
         no.append(f"keys and values are padded to one width; got D={problem.D}, V={problem.V}")
     rows = problem.T * packable(problem.group)

@@ -1,0 +1,317 @@
+"""A warpgroup's half of the forward pass: blocks of keys pass by its 64 rows, the last one first.
+
+Source: Dao, 2023, arXiv:2307.08691, algorithm 1; Shah et al., 2024, arXiv:2407.08608, sections 3.1 and 3.2.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma, warpgroup_mma, warpgroup_mma_wait
+
+from strobe.backends.hopper.channel import Consumer
+from strobe.backends.hopper.compat import write_back
+from strobe.backends.hopper.jobs import (
+    AFTER, BATCH, BEFORE, HEAD, HEADS, HIGH, K_BATCH, K_FIRST, K_HEAD, LENGTH, LOW, MORE, POSITION, PREFIX, QUERIES, ROW, TOKEN,
+)  # fmt: skip
+from strobe.backends.hopper.schedule import blocks_of_group, last_seen
+from strobe.backends.hopper.scoring import LOG2_E, tanh
+
+LN_2 = gl.constexpr(0.6931471805599453)
+
+
+@gluon.constexpr_function
+def products(width):
+    """How the numbers of a product `[64, width]` lie in the registers of a warpgroup."""
+    return gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, width, 16])
+
+
+@gluon.constexpr_function
+def weights(width):
+    """The same, for the left side of a product of this width."""
+    return gl.DotOperandLayout(operand_index=0, parent=products(width), k_width=2)
+
+
+@gluon.jit
+def capped(b_s, inner, form: gl.constexpr):
+    """Scores in units that `scale` makes base 2 of; with a soft cap tanh(score / limit)."""
+    if form.cap != "no":
+        b_s = tanh(b_s * inner, form.cap == "fast")
+    return b_s
+
+
+@gluon.jit
+def masked(b_s, block, b_first, b_last, form: gl.constexpr):
+    """−∞ for keys that a row does not see: of keys b_first … b_last those of the block."""
+    layout: gl.constexpr = products(form.tile.keys)
+    o_n = block * form.tile.keys + gl.arange(0, form.tile.keys, layout=gl.SliceLayout(0, layout))
+    b_seen = o_n[None, :] <= b_last[:, None]
+    if form.before:
+        b_seen = b_seen & (o_n[None, :] >= b_first[:, None])
+    return gl.where(b_seen, b_s, float("-inf"))
+
+
+@gluon.jit
+def score(b_q, b_k, form: gl.constexpr):
+    """q · k of a block, under way."""
+    zeros = gl.full([64, form.tile.keys], 0.0, gl.float32, layout=products(form.tile.keys))
+    return warpgroup_mma(b_q, b_k.reshape([form.tile.keys, form.width]).permute((1, 0)), zeros, use_acc=False, is_async=True)
+
+
+@gluon.jit
+def weigh(b_s, b_greatest, b_m, b_l, scale):
+    """(weights, greatest score, sum of weights, what the old sums are worth) after the scores of a block and their greatest."""
+    b_top = gl.maximum(b_m, b_greatest)
+    b_base = gl.where(b_top == float("-inf"), 0.0, b_top) * scale  # −∞ − −∞ would be NaN
+    b_p = gl.exp2(b_s * scale - b_base[:, None])
+    b_decay = gl.exp2(b_m * scale - b_base)
+    return b_p, b_top, b_l * b_decay + gl.sum(b_p, 1), b_decay
+
+
+@gluon.jit
+def scaled(b_o, b_decay, form: gl.constexpr):
+    """The weighted sums of rows whose greatest score has grown."""
+    return b_o * gl.convert_layout(b_decay, gl.SliceLayout(1, products(form.value_width)))[:, None]
+
+
+@gluon.jit
+def packed(b_w, dtype: gl.constexpr, form: gl.constexpr):
+    """Weights as the left side of a product with values, which takes no exchange between threads."""
+    return gl.convert_layout(b_w.to(dtype), weights(form.value_width), assert_trivial=True)
+
+
+@gluon.jit
+def advance(b_q, b_p, b_m, b_l, b_o, keys, values, step, scale, inner, form: gl.constexpr):
+    """One block on: the block before gets its values while this one, which all rows see whole, gets its scores. There is no branch in
+    this, so that the assembler takes weights of one row while it still looks for the greatest score of another."""
+    b_s = score(b_q, keys.wait(step + 1), form)
+    b_v = values.wait(step).reshape([form.tile.keys, form.value_width])
+    b_o = warpgroup_mma(b_p, b_v, b_o, is_async=True)
+    b_s = warpgroup_mma_wait(1, [b_s])
+    keys.release(step + 1)
+    b_s = capped(b_s, inner, form)
+    b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale)
+    b_o = warpgroup_mma_wait(0, [b_o])
+    values.release(step)
+    return packed(b_w, b_p.dtype, form), b_m, b_l, scaled(b_o, b_decay, form)
+
+
+@gluon.jit
+def add(b_p, b_o, values, step, form: gl.constexpr):
+    """The values of a block, weighted, and nothing beside it."""
+    b_v = values.wait(step).reshape([form.tile.keys, form.value_width])
+    b_o = warpgroup_mma(b_p, b_v, b_o, is_async=True)
+    b_o = warpgroup_mma_wait(0, [b_o])
+    values.release(step)
+    return b_o
+
+
+@gluon.jit
+def alone(
+    b_q, b_m, b_l, b_o, keys, values, step, block, b_first, b_last, scale, inner, dtype: gl.constexpr, form: gl.constexpr,
+):  # fmt: skip
+    """A block that is masked, from its scores to its weighted values."""
+    b_s = score(b_q, keys.wait(step), form)
+    b_s = warpgroup_mma_wait(0, [b_s])
+    keys.release(step)
+    b_s = masked(capped(b_s, inner, form), block, b_first, b_last, form)
+    b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale)
+    return b_m, b_l, add(packed(b_w, dtype, form), scaled(b_o, b_decay, form), values, step, form)
+
+
+@gluon.jit
+def seen(jobs, turn, GROUP: gl.constexpr, form: gl.constexpr):
+    """(first keys, last keys) that the rows of a warpgroup see, and its blocks (low, high, full low, full high)."""
+    skipped: gl.constexpr = GROUP * form.next_tokens
+    position = jobs.get(turn, POSITION) + skipped
+    length = jobs.get(turn, LENGTH)
+    prefix = jobs.get(turn, PREFIX)
+    before = jobs.get(turn, BEFORE)
+    after = jobs.get(turn, AFTER)
+    low, high, full_low, full_high = blocks_of_group(
+        position, jobs.get(turn, QUERIES) - skipped, length, prefix, before, after, jobs.get(turn, LOW), jobs.get(turn, HIGH), form
+    )
+    b_position = position + gl.arange(0, 64, layout=gl.SliceLayout(1, products(form.tile.keys))) // form.pack
+    return b_position - before, last_seen(b_position, length, prefix, after, form), low, high, full_low, full_high
+
+
+@gluon.jit
+def skip(keys, values, step, blocks):
+    """Lets blocks go that only another warpgroup reads."""
+    for _ in range(blocks):
+        keys.skip(step)
+        values.skip(step)
+        step += 1
+    return step
+
+
+@gluon.jit
+def let_go(mine, turn):
+    """The queries' place of a turn may be filled again, once its rows have left it."""
+    tma.store_wait(0)
+    mine.release(turn)
+
+
+@gluon.jit
+def passed(mine, keys, values, jobs, turn, step, scale, inner, GROUP: gl.constexpr, form: gl.constexpr):
+    """(greatest score, sum of weights, weighted sum, next step) of the rows over the blocks they see: those from the last one down to
+    full high are masked, and those below full low."""
+    MASKED: gl.constexpr = form.before or form.after or form.prefix  # else the last block alone, behind whose keys there are none
+    b_first, b_last, low, high, full_low, full_high = seen(jobs, turn, GROUP, form)
+    step = skip(keys, values, step, jobs.get(turn, HIGH) - high)
+    q = mine.wait(turn)
+    b_q = q.reshape([64, form.width])
+    b_m = gl.full([64], float("-inf"), gl.float32, layout=gl.SliceLayout(1, products(form.tile.keys)))
+    b_l = gl.zeros_like(b_m)
+    b_o = gl.full([64, form.value_width], 0.0, gl.float32, layout=products(form.value_width))
+    if MASKED:
+        for i in range(high - 1 - full_high):
+            b_m, b_l, b_o = alone(
+                b_q, b_m, b_l, b_o, keys, values, step, high - 1 - i, b_first, b_last, scale, inner, q.dtype, form
+            )  # fmt: skip
+            step += 1
+    b_s = score(b_q, keys.wait(step), form)
+    if form.tile.turns == 2:  # the rows of the tile before have had until here to leave
+        if turn > 0:
+            let_go(mine, turn - 1)
+    b_s = warpgroup_mma_wait(0, [b_s])
+    keys.release(step)
+    b_s = masked(capped(b_s, inner, form), full_high, b_first, b_last, form)
+    b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale)
+    b_p = packed(b_w, q.dtype, form)
+    if MASKED:
+        b_o = scaled(b_o, b_decay, form)
+    for _ in range(full_high - full_low):
+        b_p, b_m, b_l, b_o = advance(b_q, b_p, b_m, b_l, b_o, keys, values, step, scale, inner, form)
+        step += 1
+    b_o = add(b_p, b_o, values, step, form)
+    step += 1
+    if form.before:
+        for i in range(full_low - low):
+            b_m, b_l, b_o = alone(
+                b_q, b_m, b_l, b_o, keys, values, step, full_low - 1 - i, b_first, b_last, scale, inner, q.dtype, form
+            )  # fmt: skip
+            step += 1
+    return b_m, b_l, b_o, step
+
+
+@gluon.jit
+def finite(b_x):
+    """Neither NaN nor infinity. (x − x is not 0 of a product: the compiler makes one rounding of both.)"""
+    return b_x * 0.0 == 0.0
+
+
+@gluon.jit
+def carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form: gl.constexpr):
+    """The weighted sum again, one key after another, so that NaN among the values reaches only the rows that see it."""
+    k_layout: gl.constexpr = products(form.width)
+    v_layout: gl.constexpr = products(form.value_width)
+    o_d = gl.arange(0, form.width, layout=gl.SliceLayout(0, k_layout))
+    o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, v_layout))
+    b_base = gl.convert_layout(gl.where(b_m == float("-inf"), 0.0, b_m) * scale, gl.SliceLayout(1, v_layout))
+    b_first, b_last, low, high, _, _ = seen(jobs, turn, GROUP, form)
+    b_first = gl.convert_layout(b_first, gl.SliceLayout(1, v_layout))
+    b_last = gl.convert_layout(b_last, gl.SliceLayout(1, v_layout))
+    p_k, k_step = rows.of(0, jobs.get(turn, K_BATCH), jobs.get(turn, K_FIRST), jobs.get(turn, K_HEAD), q.dtype)
+    p_v, v_step = rows.of(1, jobs.get(turn, K_BATCH), jobs.get(turn, K_FIRST), jobs.get(turn, K_HEAD), q.dtype)
+    b_o = gl.full([64, form.value_width], 0.0, gl.float32, layout=v_layout)
+    for n in range(low * form.tile.keys, gl.minimum(high * form.tile.keys, jobs.get(turn, LENGTH))):
+        b_k = gl.load(p_k + n * k_step + o_d, mask=o_d < form.D, other=0.0).to(gl.float32)
+        b_v = gl.load(p_v + n * v_step + o_v, mask=o_v < form.V, other=0.0).to(gl.float32)
+        b_q = q.reshape([64, form.width]).load(k_layout).to(gl.float32)
+        b_s = gl.convert_layout(gl.sum(b_q * b_k[None, :], 1), gl.SliceLayout(1, v_layout))
+        b_p = gl.exp2(capped(b_s, inner, form) * scale - b_base)
+        b_part = gl.where(finite(b_v)[None, :], b_p[:, None] * b_v[None, :], b_v[None, :])
+        b_seen = b_last >= n
+        if form.before:
+            b_seen = b_seen & (b_first <= n)
+        b_o += gl.where(b_seen[:, None], b_part, 0.0)
+    return b_o
+
+
+@gluon.jit
+def finished(b_m, b_l, b_o, sink, o_head, m_row, scale, form: gl.constexpr):
+    """(average of the values, lse in base 2) of the rows; a sink is a weight without a value."""
+    b_top = b_m * scale
+    if sink is not None:
+        b_sink = gl.load(sink + o_head, mask=m_row, other=float("-inf")).to(gl.float32) * LOG2_E
+        b_top = gl.maximum(b_top, b_sink)
+        b_base = gl.where(b_top == float("-inf"), 0.0, b_top)
+        b_decay = gl.exp2(b_m * scale - b_base)
+        b_l = b_l * b_decay + gl.exp2(b_sink - b_base)
+        b_o = b_o * gl.convert_layout(b_decay, gl.SliceLayout(1, products(form.value_width)))[:, None]
+    b_some = b_l != 0.0
+    b_lse = gl.where(b_some, b_top + gl.log2(b_l), float("-inf"))
+    b_part = gl.where(b_some, 1.0 / b_l, 0.0)
+    return b_o * gl.convert_layout(b_part, gl.SliceLayout(1, products(form.value_width)))[:, None], b_lse
+
+
+@gluon.jit
+def leave(b_m, b_l, b_o, out, lse, jobs, turn, m_row, scale, GROUP: gl.constexpr, form: gl.constexpr):
+    """Stores rows of a part: weighted sums, greatest scores in base 2, and behind those sums of weights."""
+    layout: gl.constexpr = products(form.value_width)
+    o_row = jobs.get(turn, ROW) + GROUP * 64 + gl.arange(0, 64, layout=gl.SliceLayout(1, products(form.tile.keys)))
+    gl.store(lse + o_row, b_m * scale, mask=m_row)
+    gl.store(lse + jobs.get(turn, HEADS) + o_row, b_l, mask=m_row)
+    o_out = gl.cast(gl.convert_layout(o_row, gl.SliceLayout(1, layout)), gl.int64) * form.value_width
+    o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, layout))
+    m_out = gl.convert_layout(m_row, gl.SliceLayout(1, layout))
+    gl.store(out + o_out[:, None] + o_v[None, :], b_o, mask=m_out[:, None] & (o_v >= 0)[None, :])
+
+
+@gluon.jit
+def finish(
+    b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, scale, inner, GROUP: gl.constexpr, form: gl.constexpr,
+):  # fmt: skip
+    """The end of a turn: its rows are stored, or under way from the queries' place; the board's half is free."""
+    q = mine.tile(turn)
+    if form.unseen:
+        b_zero = gl.sum(b_o * 0.0, 1)  # NaN of a row with a sum that is not finite
+        if gl.max((b_zero != 0.0).to(gl.int32), 0) > 0:
+            b_o = carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP, form)
+    head = jobs.get(turn, HEAD)
+    skipped: gl.constexpr = GROUP * form.next_tokens
+    left = jobs.get(turn, QUERIES) - skipped
+    o_row = gl.arange(0, 64, layout=gl.SliceLayout(1, products(form.tile.keys)))
+    m_row = o_row // form.pack < left
+    if form.divided:
+        leave(b_m, b_l, b_o, out, lse, jobs, turn, m_row, scale, GROUP, form)
+    else:
+        b_o, b_lse = finished(b_m, b_l, b_o, sink, head + o_row % form.pack, m_row, scale, form)
+        o_lse = jobs.get(turn, ROW) + (skipped + o_row // form.pack) * jobs.get(turn, HEADS) + o_row % form.pack
+        gl.store(lse + o_lse, b_lse * LN_2, mask=m_row)
+        if form.packed and left < form.tokens:  # the next rows are another sequence's
+            o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, products(form.value_width)))
+            o_out = gl.convert_layout(o_lse, gl.SliceLayout(1, products(form.value_width)))
+            m_out = gl.convert_layout(m_row, gl.SliceLayout(1, products(form.value_width)))
+            p_out = out + gl.cast(o_out, gl.int64)[:, None] * form.V + o_v[None, :]
+            gl.store(p_out, b_o.to(q.dtype), mask=m_out[:, None] & (o_v < form.V)[None, :])
+        else:
+            q.reshape([64, form.value_width]).store(b_o.to(q.dtype))  # the queries' place is free
+            fence_async_shared()
+            write_back(o, [jobs.get(turn, BATCH), jobs.get(turn, TOKEN) + skipped, head, 0], q)
+    jobs.release(turn)
+
+
+@gluon.jit
+def consume(
+    GROUP: gl.constexpr, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form: gl.constexpr,
+):  # fmt: skip
+    """Tile after tile."""
+    mine = Consumer(queries, GROUP)
+    from_keys = Consumer(keys, 0)
+    from_values = Consumer(values, 0)
+    step = 0
+    turn = 0
+    jobs.wait(turn)
+    while jobs.get(turn, MORE) != 0:
+        b_m, b_l, b_o, step = passed(mine, from_keys, from_values, jobs, turn, step, scale, inner, GROUP, form)
+        if form.before:
+            _, _, low, _, _, _ = seen(jobs, turn, GROUP, form)
+            step = skip(from_keys, from_values, step, low - jobs.get(turn, LOW))
+        finish(b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, scale, inner, GROUP, form)
+        if form.tile.turns == 1:
+            let_go(mine, turn)
+        turn += 1
+        jobs.wait(turn)
+    tma.store_wait(0)

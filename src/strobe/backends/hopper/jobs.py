@@ -1,0 +1,85 @@
+"""What a tile is: numbers that the warp which loads puts on a board, and all others read."""
+
+# no postponed annotations: an aggregate looks at the types of its fields
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
+
+from strobe.backends.hopper.channel import barriers
+from strobe.backends.hopper.compat import aggregate, barrier
+
+# the numbers of a job
+MORE = gl.constexpr(0)  # 0 tells that there is no job any more
+BATCH = gl.constexpr(1)  # of queries, 0 where they lie end to end
+TOKEN = gl.constexpr(2)  # first query of the tile, as a row of its array
+QUERIES = gl.constexpr(3)  # from there to the sequence's end
+HEAD = gl.constexpr(4)  # first of the tile
+POSITION = gl.constexpr(5)  # of the first query
+LENGTH = gl.constexpr(6)  # keys of the sequence
+PREFIX = gl.constexpr(7)
+LOW = gl.constexpr(8)  # blocks of the tile
+HIGH = gl.constexpr(9)
+K_BATCH = gl.constexpr(10)
+K_HEAD = gl.constexpr(11)
+K_FIRST = gl.constexpr(12)  # first key of the sequence, as a row of its array
+ROW = gl.constexpr(13)  # place of the first row's lse, or of the first row of a part
+HEADS = gl.constexpr(14)  # or rows of all parts; the same in every job, as what follows: on the board they take no registers
+BEFORE = gl.constexpr(15)
+AFTER = gl.constexpr(16)
+NUMBERS = gl.constexpr(17)  # of a job
+
+
+@aggregate
+class Board:
+    """Numbers that one warp writes and all others read: the job of a turn; two turns are on it at a time."""
+
+    numbers: gl.shared_memory_descriptor
+    full: gl.shared_memory_descriptor
+    empty: gl.shared_memory_descriptor
+
+    @gluon.constexpr_function
+    def __init__(self, numbers, full, empty):
+        self.numbers = numbers
+        self.full = full
+        self.empty = empty
+
+    @gluon.jit
+    def clear(self, turn):
+        """Waits until the turn's half of the board may be written."""
+        mbarrier.wait(self.empty.index(turn & 1), (turn >> 1 & 1) ^ 1)
+
+    @gluon.jit
+    def put(self, turn, which: gl.constexpr, number):
+        """Writes a number, by one warp."""
+        layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
+        self.numbers.index((turn & 1) * NUMBERS + which).store(gl.full([1], 0, gl.int32, layout=layout) + number)
+
+    @gluon.jit
+    def show(self, turn):
+        """All numbers of the turn are written."""
+        barrier()
+        mbarrier.arrive(self.full.index(turn & 1), count=1)
+
+    @gluon.jit
+    def wait(self, turn):
+        """Waits until they are."""
+        mbarrier.wait(self.full.index(turn & 1), turn >> 1 & 1)
+
+    @gluon.jit
+    def get(self, turn, which: gl.constexpr):
+        """A number, read by a warpgroup."""
+        layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+        return gl.max(self.numbers.index((turn & 1) * NUMBERS + which).load(layout), 0)
+
+    @gluon.jit
+    def release(self, turn):
+        """Nothing reads the turn's numbers any more."""
+        mbarrier.arrive(self.empty.index(turn & 1), count=1)
+
+
+@gluon.jit
+def board(RECEIVERS: gl.constexpr):
+    """A board that is clear when all receivers have released it."""
+    numbers = gl.allocate_shared_memory(gl.int32, [2 * NUMBERS, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    return Board(numbers, barriers(2, 1), barriers(2, RECEIVERS))
