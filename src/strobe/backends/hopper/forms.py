@@ -138,8 +138,9 @@ def form(problem: Problem, divided: bool = False) -> Form:
     before, after, rest = split(call.mask)
     prefix = any(isinstance(part, Prefix) for part in rest)
     whole, packed = isinstance(call.keys, Dense), isinstance(call.q, Packed)
-    kind = "full" if before is after is None and not prefix else "masked"
-    tile = FOUR if padded(problem.D) == 64 and problem.T < SHORT[kind] else TILES[kind][padded(problem.D)]
+    kind = "full" if before is None and after is None and not prefix else "masked"
+    few = problem.T < SHORT[kind]
+    tile = FOUR if few and padded(problem.D) == 64 else TILES[kind][padded(problem.D)]
     if divided:
         tile = DIVIDED[padded(problem.D)]
     if packed and tile.groups == 2:
