@@ -139,8 +139,7 @@ def form(problem: Problem, divided: bool = False) -> Form:
     prefix = any(isinstance(part, Prefix) for part in rest)
     whole, packed = isinstance(call.keys, Dense), isinstance(call.q, Packed)
     kind = "full" if before is None and after is None and not prefix else "masked"
-    few = problem.T < SHORT[kind]
-    tile = FOUR if few and padded(problem.D) == 64 else TILES[kind][padded(problem.D)]
+    tile = FOUR if SHORT[kind] > problem.T and padded(problem.D) == 64 else TILES[kind][padded(problem.D)]
     if divided:
         tile = DIVIDED[padded(problem.D)]
     if packed and tile.groups == 2:
