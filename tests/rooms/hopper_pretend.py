@@ -400,6 +400,9 @@ def _warp_specialize(parts: list[Any], warps: list[int], registers: Any) -> None
     me.wait(lambda: all(warp.ended for warp in done), "its other warps")
 
 
+INSTRUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh.approx.f32": torch.tanh, "mov.b32": lambda x: x}
+
+
 def language() -> SimpleNamespace:
     """`gluon.language`, as far as the room speaks it."""
     layout = staticmethod(lambda *_, **__: "layout")
@@ -412,7 +415,7 @@ def language() -> SimpleNamespace:
         zeros_like=torch.zeros_like, static_range=range, convert_layout=lambda x, layout, assert_trivial=False: x, cast=_cast,
         where=lambda c, a, b: torch.where(*(x if isinstance(x, Tensor) else torch.tensor(x) for x in (c, a, b))),
         minimum=_either("fmin", min), maximum=_either("fmax", max), max=_greatest, sum=lambda x, axis: _number(x.sum(axis)),
-        exp2=torch.exp2, log2=torch.log2, abs=torch.abs, inline_asm_elementwise=lambda asm, _, args, **__: torch.tanh(args[0]),
+        exp2=torch.exp2, log2=torch.log2, abs=torch.abs, inline_asm_elementwise=lambda asm, _, args, **__: INSTRUCTIONS[asm.split()[0]](args[0]),
         load=_load, store=_store, atomic_add=_atomic_add, allocate_shared_memory=_allocate, warp_specialize=_warp_specialize,
     )  # fmt: skip
 
