@@ -11,10 +11,12 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="this machine has no Triton")
+from torch._C._dynamo.guards import _empty_strided_cpu
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton import knobs
 
 from strobe import Causal, Full, Machine, Mask, Prefix, Sink, SoftCap, Window
-from strobe.backends.hopper import again, forward
+from strobe.backends.hopper import again, forward, starting
 from strobe.faces.torch import _described
 from strobe.layouts import Dense
 from strobe.plan import Plan, plan
@@ -46,6 +48,8 @@ def told() -> Iterator[list[tuple[Any, ...]]]:
     with (
         patch.object(forward, "attend", Kernel(forward.attend, found)),
         patch.object(again, "driver", Driver()),
+        patch.object(starting, "driver", Driver()),
+        patch.object(again, "empty", _empty_strided_cpu),
         patch.object(again.torch, "zeros", lambda *shape, dtype, device: zeros(*shape, dtype=dtype)),
         patch("torch.cuda.is_current_stream_capturing", lambda: False),
         patch("torch.cuda.device_of", lambda x: nullcontext()),
@@ -79,10 +83,9 @@ def test_the_second_start_is_the_first(mask: Mask, G: int, terms: dict[str, Any]
 
 
 def test_counters_are_of_one_launch_and_one_stream(told: list[tuple[Any, ...]]) -> None:
-    counters, here = again.Counters(), again.driver
-    taken = [counters.taken(0) for _ in range(2 * again.AT_ONCE + 3)]
-    here.stream = 8  # type: ignore[attr-defined]
-    taken += [counters.taken(0) for _ in range(3)]
+    counters = again.Counters()
+    taken = [counters.taken(0, 7) for _ in range(2 * again.AT_ONCE + 3)]
+    taken += [counters.taken(0, 8) for _ in range(3)]
     assert len({x.data_ptr() for x in taken}) == len(taken) and all(x.shape == (1,) and int(x) == 0 for x in taken)
     storages = [x.untyped_storage().data_ptr() for x in taken]
     assert storages[-1] not in storages[:-3], "a stream's counters were made on another"
@@ -91,7 +94,7 @@ def test_counters_are_of_one_launch_and_one_stream(told: list[tuple[Any, ...]]) 
 def test_a_graph_has_a_counter_of_its_own(told: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     counters = again.Counters()
     monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: True)
-    assert [counters.taken(0).untyped_storage().nbytes() for _ in range(2)] == [4, 4]
+    assert [counters.taken(0, 7).untyped_storage().nbytes() for _ in range(2)] == [4, 4]
 
 
 def test_arrays_that_lie_otherwise_start_anew(told: list[tuple[Any, ...]]) -> None:
@@ -124,13 +127,29 @@ def test_what_has_arrays_of_its_own_has_no_such_way() -> None:
     assert divided.offer.splits > 1 and forward.kept_run(divided) is None
 
 
+def test_who_watches_torchs_operators_sees_the_long_way(told: list[tuple[Any, ...]]) -> None:
+    run = forward.kept_run(planned(Causal()))
+    assert run is not None
+    arrays = drawn(), drawn(), drawn()
+    run(*arrays)
+    with TorchDispatchMode():
+        assert run(*arrays) is None
+    assert [how for how, *_ in told] == ["first"]
+
+
 def test_another_device_is_made_the_current_one(told: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     run = forward.kept_run(planned(Causal()))
     assert run is not None
     arrays = drawn(), drawn(), drawn()
     run(*arrays)
     entered: list[int] = []
-    monkeypatch.setattr("torch.cuda.device", lambda device: nullcontext(entered.append(device)))
+
+    def enter(device: int) -> nullcontext[None]:
+        entered.append(device)
+        monkeypatch.setattr(again, "driver", Driver(device))
+        return nullcontext()
+
+    monkeypatch.setattr("torch.cuda.device", enter)
     run(*arrays)
     assert not entered
     monkeypatch.setattr(again, "driver", Driver(1))

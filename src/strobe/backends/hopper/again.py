@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
+from torch._C._dynamo.guards import _empty_strided_cuda as empty
 from triton.runtime import driver
 
 from strobe.backends.hopper import arguments
-from strobe.backends.hopper.starting import Kept
+from strobe.backends.hopper.starting import Kept, start_again
 from strobe.layouts import Dense
 from strobe.plan import Plan
 from strobe.problem import Call, Problem
 from strobe.state import State
 
+placed = arguments.placed
 AT_ONCE = 256  # counters that are made together
 
 
@@ -34,12 +37,14 @@ class Counters:
         """None yet."""
         self._left: dict[tuple[int, int], deque[Tensor]] = {}
 
-    def taken(self, device: int) -> Tensor:
+    def taken(self, device: int, stream: int) -> Tensor:
         """One that nobody had. They are made on the current stream for launches on it; what a graph records makes its own, since it
         runs again."""
         if torch.cuda.is_current_stream_capturing():
             return torch.zeros(1, dtype=torch.int32, device=device)
-        left = self._left.setdefault((device, driver.active.get_current_stream(device)), deque())
+        left = self._left.get((device, stream))
+        if left is None:
+            left = self._left[device, stream] = deque()
         try:
             return left.popleft()
         except IndexError:
@@ -52,7 +57,7 @@ class Begun(NamedTuple):
     """A start, to be made again."""
 
     made: Any  # machine code
-    grid: int
+    grid: tuple[int, int, int]
     boxes: tuple[dict[str, Any], ...]  # queries, keys, values and results, as the copy engine was told of them
     sides: tuple[Any, Any] | None  # steps of keys and values, where the kernel reads them itself
     rest: tuple[Any, ...]  # arguments behind the counter
@@ -77,7 +82,8 @@ def kept_run(plan: Plan, launch: Callable[[Plan, Call], State], code: Callable[.
     B, T, H = problem.B, problem.T, problem.H
     if known.form.packed or known.form.divided or not B * T * H * problem.V:
         return None
-    shape, rows = (B, T, H, problem.V), (B, T, H)
+    shape, rows, dtype = (B, T, H, problem.V), (B, T, H), getattr(torch, problem.dtype)
+    steps, row_steps = (T * H * problem.V, H * problem.V, problem.V, 1), (T * H, H, 1)
     begun: dict[Any, Begun] = {}
     counters = Counters()
 
@@ -91,26 +97,29 @@ def kept_run(plan: Plan, launch: Callable[[Plan, Call], State], code: Callable[.
             boxes = (arguments.boxed(*one) for one in zip(arrays, steps, shapes, strict=True))
             told = tuple({name: value for name, value in vars(box).items() if name != "base"} for box in boxes)
             sides = (steps[1], steps[2]) if known.form.unseen else None
-            begun[lies] = Begun(made.made, _programs(plan), told, sides, (*arguments.told(plan, arguments.NOWHERE), *made.constants))
+            rest = *arguments.told(plan, arguments.NOWHERE), *made.constants
+            begun[lies] = Begun(made.made, (_programs(plan), 1, 1), told, sides, rest)
         return state
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> State | None:
         at_k, at_v = k.data_ptr(), v.data_ptr()
-        if (q.data_ptr() | at_k | at_v) % 16:
+        # whoever watches torch's operators is to see arrays made, which `empty` does not show
+        if (q.data_ptr() | at_k | at_v) % 16 or _len_torch_dispatch_stack():
             return None
         device = q.get_device()
         lies = device, q.stride(), k.stride(), v.stride()
         found = begun.get(lies)
         if found is None:
             return first(q, k, v, lies)
-        out, lse = q.new_empty(shape), q.new_empty(rows, dtype=torch.float32)
-        boxes = (arguments.placed(x, like) for x, like in zip((q, k, v, out), found.boxes, strict=True))
-        sides = (None,) * 4 if found.sides is None else (at_k, found.sides[0], at_v, found.sides[1])
-        if device == driver.active.get_current_device():
-            found.made[(found.grid, 1, 1)](*boxes, None, lse, None, *sides, counters.taken(device), *found.rest)
-        else:
+        if device != driver.active.get_current_device():
             with torch.cuda.device(device):
-                found.made[(found.grid, 1, 1)](*boxes, None, lse, None, *sides, counters.taken(device), *found.rest)
+                return run(q, k, v)
+        made, grid, (of_q, of_k, of_v, of_out), sides, rest = found
+        out, lse = empty(shape, steps, dtype), empty(rows, row_steps, torch.float32)
+        addresses = (None,) * 4 if sides is None else (at_k, sides[0], at_v, sides[1])
+        stream = driver.active.get_current_stream(device)
+        boxes = placed(q, of_q), placed(k, of_k), placed(v, of_v), placed(out, of_out)
+        start_again(made, grid, stream, (*boxes, None, lse, None, *addresses, counters.taken(device, stream), *rest))
         return State(out, lse)
 
     return run

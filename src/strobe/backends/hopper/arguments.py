@@ -81,7 +81,8 @@ def boxed(x: Tensor, taken: Steps, shape: Shape) -> Box:
 def placed(x: Tensor, like: dict[str, Any]) -> Box:
     """A box of an array that lies as another did."""
     found = Box.__new__(Box)
-    found.__dict__.update(like, base=x)
+    found.__dict__ = like.copy()
+    found.__dict__["base"] = x
     return found
 
 

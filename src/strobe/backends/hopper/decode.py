@@ -23,6 +23,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.runtime import driver
 
 from strobe.backends.hopper import decoding
 from strobe.backends.hopper.merge import merge_parts
@@ -32,6 +33,7 @@ from strobe.backends.hopper.parts import (
 )  # fmt: skip
 from strobe.backends.hopper.scoring import LOG2_E, scored, span_of_all, visible
 from strobe.backends.hopper.sending import copy_queries, held, loading, next_page, send, swizzled
+from strobe.backends.hopper.starting import start_again
 from strobe.backends.hopper.summing import begin, finish, tamed, weighted, weights
 from strobe.layouts import Paged
 from strobe.masks import Tree, split
@@ -349,7 +351,8 @@ def _start(kernel: Any, made: Any, programs: int, args: tuple[Any, ...], constan
     a short kernel."""
     if made is None:
         return kernel[(programs,)](*args, **constants, launch_pdl=True)
-    made[(programs, 1, 1)](*args, *[constants[name] for name in kernel.arg_names[len(args) :]])
+    stream = driver.active.get_current_stream(driver.active.get_current_device())
+    start_again(made, (programs, 1, 1), stream, (*args, *[constants[name] for name in kernel.arg_names[len(args) :]]))
     return made
 
 
