@@ -242,7 +242,7 @@ def test_even_parts_are_all_tiles_once(splits: int) -> None:
 
 def test_fixed_parts_are_all_tiles_once_and_cut_where_every_sequence_is_cut() -> None:
     cut, part_at, part_end = map(arithmetic, ("cut", "part_at", "part_end"))
-    assert all(cut(part_at(n)) <= n < cut(part_at(n) + 1) and cut(part_at(n)) % 256 == 0 for n in range(0, 40_000, 7))
+    assert all(cut(part_at(n)) <= n < cut(part_at(n) + 1) and cut(part_at(n)) % 256 == 0 for n in range(0, 140_000, 13))
     for batch in BATCHES:
         BN = batch[-1]
         for low, high, tiles in (span for of_rows in spans(batch) for span in of_rows):

@@ -161,7 +161,8 @@ def _split(problem: Problem, machine: Machine, rows: int, tile: tuple[int, int, 
 def _fixed_parts(S: int) -> int:
     """Parts of the longest sequence at fixed cuts, as `parts.part_at` has them."""
     last = max(S - 1, 0)
-    return 1 + (last // 256 if last < 4096 else (last + 4096) // 512 if last < 8192 else (last + 40960) // 2048)
+    late = (last + 16384) // 1024 if last < 65536 else (last + 98304) // 2048
+    return 1 + (last // 256 if last < 4096 else (last + 4096) // 512 if last < 8192 else late)
 
 
 def read_bytes(problem: Problem) -> int:

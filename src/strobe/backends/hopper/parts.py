@@ -72,14 +72,17 @@ def even(tiles, i, splits):
 
 @triton.jit
 def cut(i):
-    """The key at which part i begins, of every sequence: parts of 256 keys up to 4,096, of 512 up to 8,192, then of 2,048."""
-    return tl.where(i < 16, i * 256, tl.where(i < 24, i * 512 - 4096, i * 2048 - 40960))
+    """The key at which part i begins, of every sequence: parts of 256 keys up to 4,096, of 512 up to 8,192, of 1,024 up to 65,536, then
+    of 2,048."""
+    late = tl.where(i < 80, i * 1024 - 16384, i * 2048 - 98304)
+    return tl.where(i < 16, i * 256, tl.where(i < 24, i * 512 - 4096, late))
 
 
 @triton.jit
 def part_at(n):
     """The part that holds key n."""
-    return tl.where(n < 4096, n // 256, tl.where(n < 8192, (n + 4096) // 512, (n + 40960) // 2048))
+    late = tl.where(n < 65536, (n + 16384) // 1024, (n + 98304) // 2048)
+    return tl.where(n < 4096, n // 256, tl.where(n < 8192, (n + 4096) // 512, late))
 
 
 @triton.jit
