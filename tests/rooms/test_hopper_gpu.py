@@ -103,11 +103,9 @@ def test_every_width_mask_group_and_ragged_size(D: int, H: int, G: int, T: int, 
     close(build(case, dtype), lambda: run("reference", _wide(case, dtype))[0], dtype)
 
 
-@pytest.mark.parametrize("mask", [nodes, shared_nodes])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize(("T", "S"), [(20, 1100), (32, 2048), (64, 5000), (65, 4161), (130, 3000)])
+@pytest.mark.parametrize(("T", "S", "mask"), [(20, 1100, nodes), (32, 2048, shared_nodes), (64, 5000, shared_nodes), (65, 4161, nodes), (130, 3000, nodes)])
 @pytest.mark.parametrize(("H", "G"), [(8, 2), (8, 1), (128, 1)])
-@pytest.mark.parametrize("D", [64, 128, 96])
+@pytest.mark.parametrize(("D", "dtype"), [(64, "bfloat16"), (128, "bfloat16"), (128, "float16"), (96, "float16")])
 def test_trees_of_every_width_and_group(D: int, H: int, G: int, T: int, S: int, dtype: str, mask: Callable[..., Mask]) -> None:
     case = Case(f"tree {D} {H} {G} {T} {S}", 2, T, S, H, G, D, mask=mask)
     if H == 128 and T > 32:
