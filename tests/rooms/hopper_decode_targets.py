@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -155,7 +156,18 @@ def calls() -> dict[str, Call]:
         found[f"D {D} V {V}"] = called(D=D, V=V)
         found[f"D {D} V {V} 32 queries"] = called(T=32, D=D, V=V)
     found["D 128 group of 128"] = called(group=128)
-    found["D 128 batch, short"] = called(B=256, S=256, lie="paged 16")
+    for lie, T in product(("dense", "ranged", "paged 1", "paged 16", "paged 256"), (1, 4)):
+        found[f"D 128 batch, short, {T} queries {lie}"] = called(T=T, B=256, S=256, lie=lie)
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
+        terms = {"cap": SoftCap(30.0), "sink": Sink(empty(32, dtype=torch.float32)), "alibi": Alibi(empty(32, dtype=torch.float32))}
+        node = Tree(empty(1, 4, 4, dtype=torch.bool))
+        found[f"D 128 batch, short, {name} all terms"] = called(B=256, S=256, lie="paged 16", dtype=dtype, **terms)
+        found[f"D 128 batch, short, {name} tree, all terms"] = called(
+            T=4, B=256, S=256, lie="ranged", mask=node & Window(before=99), dtype=dtype, **terms
+        )  # fmt: skip
+    y = empty(256, 256, 8, 132)[..., :128]
+    for T in (1, 4):
+        found[f"D 128 batch, short, {T} queries not aligned"] = Call(empty(256, T, 32, 128), Keys(y, y), Causal())
     for T in (5, 9, 33):
         found[f"D 128 tree of {T}"] = called(T=T, mask=Tree(empty(1, T, T, dtype=torch.bool)), lie="paged 16")
     found["D 128 tree of one"] = called(mask=Tree(empty(1, 1, 1, dtype=torch.bool)))
@@ -172,7 +184,10 @@ def calls() -> dict[str, Call]:
     return found
 
 
-FEW = ("D 128 bfloat16 one query", "D 128 8 queries in pages of 16", "D 128 32 queries", "D 128 int8 1 queries in pages of 16", "D 128 int4 2 queries")
+FEW = (
+    "D 128 bfloat16 one query", "D 128 8 queries in pages of 16", "D 128 32 queries", "D 128 int8 1 queries in pages of 16",
+    "D 128 int4 2 queries", "D 128 batch, short, 4 queries paged 16",
+)  # fmt: skip
 
 
 def main(words: list[str]) -> None:

@@ -409,7 +409,7 @@ def language() -> SimpleNamespace:
     return SimpleNamespace(
         constexpr=lambda x: x, shared_memory_descriptor=Shared, pointer_type=lambda _: "pointer",
         NVMMADistributedLayout=layout, DotOperandLayout=layout, SliceLayout=layout, BlockedLayout=layout, SwizzledSharedLayout=layout,
-        float32=torch.float32, int32=torch.int32, int64=torch.int64,
+        float32=torch.float32, int32=torch.int32, int64=torch.int64, uint8=torch.uint8,
         program_id=lambda _: here().program, num_programs=lambda _: here().programs,
         arange=lambda a, b, layout: torch.arange(a, b), full=lambda shape, x, dtype, layout: torch.full(shape, x, dtype=dtype),
         zeros_like=torch.zeros_like, static_range=range, convert_layout=lambda x, layout, assert_trivial=False: x, cast=_cast,

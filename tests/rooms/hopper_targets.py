@@ -27,7 +27,7 @@ from triton.compiler import make_backend
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import create_function_from_signature
 
-from strobe import Causal, Full, Packed, Prefix, Ranged, Sink, SoftCap, Window
+from strobe import Causal, Full, Packed, Prefix, Ranged, Sink, SoftCap, Tree, Window
 from strobe.backends.hopper import forward
 from strobe.faces.torch import _described
 from strobe.layouts import Dense, PackedKeys
@@ -83,6 +83,16 @@ def calls() -> dict[str, Call]:
         q, k = _arrays(torch.bfloat16, D, H // 4)
         found[f"D {D}, {mask}, divided"] = Call(q[:, :32], Dense(k, k), mask)
         found[f"D {D}, {mask}, divided, group of 128"] = Call(q[:, :1, :1].expand(-1, -1, 128, -1), Dense(k[:, :, :1], k[:, :, :1]), mask)
+    for D, dtype in product((64, 128), (torch.bfloat16, torch.float16)):
+        q, k = _arrays(dtype, D, H // 4)
+        tree = Tree(torch.empty(B, 32, 32, dtype=torch.bool, device="meta"))
+        kind = str(dtype).removeprefix("torch.")
+        found[f"D {D}, a tree, divided, {kind}"] = Call(q[:, :32], Dense(k, k), tree)
+        found[f"D {D}, a tree, cap, ranges, firsts, divided, {kind}"] = Call(q[:, :32], Ranged(k, k, index, index), tree, cap=SoftCap(30.0), first=index)
+        wide = Tree(torch.empty(1, 1, 1, dtype=torch.bool, device="meta"))
+        found[f"D {D}, a tree, divided, group of 128, {kind}"] = Call(
+            q[:, :1, :1].expand(-1, -1, 128, -1), Dense(k[:, :, :1], k[:, :, :1]), wide
+        )  # fmt: skip
     return found
 
 
@@ -133,7 +143,8 @@ def loops(sass: str) -> list[tuple[int, int]]:
     return found
 
 
-FEW = ("D 64, causal, group of 1", "D 128, causal, group of 4", "D 128, window, group of 1", "D 128, causal, packed, bfloat16", "D 128, Causal(), divided")
+FEW = ("D 64, causal, group of 1", "D 128, causal, group of 4", "D 128, window, group of 1", "D 128, causal, packed, bfloat16", "D 128, Causal(), divided",
+       "D 128, a tree, divided, bfloat16")  # fmt: skip
 
 
 def every(words: list[str]) -> Iterator[Compiled]:

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from strobe import Alibi, Causal, Dense, Documents, Dropout, Full, Invalid, Mask, Paged, Prefix, Scaled, Unsupported, Window, using
+from strobe import Alibi, Causal, Dense, Documents, Dropout, Full, Invalid, Mask, Paged, Prefix, Scaled, Tree, Unsupported, Window, using
 from strobe.answers import Offer, Refusal
 from strobe.backends.hopper import merge as merging
 from strobe.backends.hopper.forms import SHARED_BYTES, TILES, Form, form, packable, section
@@ -57,6 +57,10 @@ PAGES, INDEX = torch.empty(16, 16, 2, 128, dtype=torch.bfloat16, device="meta"),
 NARROW = Scaled(torch.empty(1, 256, 2, 128, dtype=torch.int8, device="meta"), torch.empty(1, 256, 2, device="meta"))
 
 
+def tree_of(T: int) -> Tree:
+    return Tree(torch.empty(1, T, T, dtype=torch.bool, device="meta"))
+
+
 # ── the desk ──
 
 
@@ -80,6 +84,8 @@ NARROW = Scaled(torch.empty(1, 256, 2, 128, dtype=torch.int8, device="meta"), to
         (H200, other_keys(Keys(NARROW, NARROW)), "no keys with scales here"),
         (H200, problem(mask=Causal() & Dense(torch.empty(256, 256, dtype=torch.bool, device="meta"))), "got Dense"),
         (H200, problem(mask=Documents(INDEX.new_empty(1, 256), INDEX.new_empty(1, 256))), "got Documents"),
+        (H200, problem(mask=tree_of(256)), "a Tree alone is taken where keys are cut into parts; these are not"),
+        (H200, problem(T=64, S=32768, H=32, G=8, mask=tree_of(64) & Window(before=3000)), "masks are Full, Causal, Window and Prefix; got Tree"),
         (H200, problem(mask=Prefix(3) & Prefix(INDEX[:, 0])), "one Prefix a mask"),
         (H200, problem(bias=torch.empty(256, 256, device="meta")), "no bias here"),
         (H200, problem(alibi=Alibi(torch.empty(8, device="meta"))), "no alibi here"),
@@ -109,6 +115,13 @@ def test_it_is_asked_before_triton() -> None:
         plan(problem(), Machine.named("amx-2"), "hopper")
     with pytest.raises(Invalid, match="hopper, triton, reference"), using(room="hooper"):
         pass
+
+
+@pytest.mark.parametrize(("T", "S", "H", "G"), [(64, 32768, 32, 8), (20, 8192, 32, 8), (9, 8192, 64, 8), (300, 8192, 8, 8)])
+def test_trees_of_more_than_a_warpgroups_rows_over_long_keys_are_cut_as_causal_queries_are(T: int, S: int, H: int, G: int) -> None:
+    found, beside = (plan(problem(T, S, H, G, mask=mask), H200, "hopper").offer for mask in (tree_of(T), Causal()))
+    assert found == beside and found.kernel == "forward" and found.splits > 1
+    assert plan(problem(T, S, H, G, mask=tree_of(T) & Causal()), H200).file == f"backends/{'hopper/decode' if T <= 256 else 'triton/forward'}.py"
 
 
 @pytest.mark.parametrize("T", [512, 4096])
@@ -169,6 +182,22 @@ def test_blocks_hold_what_is_seen_and_unmasked_ones_are_seen_whole(made: Form, m
                     last = room["last_seen"](first + t, length, prefix, after, made)
                     start = first + t - before if made.before else 0
                     assert seen == list(range(max(start, 0), last + 1))
+
+
+@pytest.mark.parametrize("pack", [1, 4, 64])
+def test_blocks_of_a_tree_that_are_not_masked_are_before_its_first_node(pack: int) -> None:
+    room, draw = words(), random.Random(0)
+    made = Form(128, 128, replace(TILES["full"][128], keys=8), pack, False, True, False, True, "no", False, tree=True)
+    for _ in range(100):
+        T, length, at = draw.randint(1, 300), draw.choice((0, 1, 8, 9, draw.randint(0, 200))), draw.randint(-40, 250)
+        prefix, seen = min(at, length), min(length, at + T)
+        for done in range(0, T, made.all_tokens):
+            low, high = room["blocks_of_tile"](at + done, T - done, length, prefix, 0, T - 1, made)
+            assert low == 0 and high == max(1, -(-max(seen, 0) // 8))
+            for mine in range(done, done + made.all_tokens, made.tokens):
+                found = room["blocks_of_group"](at + mine, T - mine, length, prefix, 0, T - 1, low, high, made)
+                assert found == (0, high, 0, min(max(prefix, 0) // 8, high - 1))
+                assert room["last_seen"](at + mine, length, prefix, T - 1, made) == seen - 1
 
 
 def allowed(mask: Mask, query: int, key: int) -> bool:
@@ -267,6 +296,16 @@ def test_the_contract_in_plain_python(case: Case, dtype: str) -> None:
     close(build(case, dtype), case, dtype, seed=len(case.name))
 
 
+def nodes(case: Case, g: torch.Generator) -> Mask:
+    """Of each sequence a tree in which nodes see any others, and themselves."""
+    return Tree((torch.rand(case.B, case.T, case.T, generator=g) < 0.4) | torch.eye(case.T).bool())
+
+
+def shared_nodes(case: Case, g: torch.Generator) -> Mask:
+    """One tree for all sequences, whose columns lie one behind the other."""
+    return Tree(nodes(replace(case, B=1), g).visible.transpose(1, 2))  # type: ignore[attr-defined]
+
+
 DIVIDED = (
     Case("one tile of rows", 2, 24, 1900, 8, 2, 128, mask=Causal()),
     Case("two tiles, some rows of the second", 1, 40, 1700, 8, 2, 128, mask=Causal(), terms=("cap", "sink")),
@@ -277,7 +316,17 @@ DIVIDED = (
     Case("128 heads of a key head", 2, 1, 1700, 128, 1, 128, mask=Causal()),
     Case("three queries of 256 heads", 1, 3, 1700, 256, 2, 64, mask=Causal(), terms=("sink",)),
     Case("D 40, V 24, an odd scale", 1, 130, 2200, 2, 1, 40, 24, mask=Causal(), scale=0.3),
+    Case("a tree of each sequence", 2, 20, 1900, 8, 2, 128, mask=nodes),
+    Case("a tree that all share, cap and sink", 2, 33, 1700, 8, 1, 64, mask=shared_nodes, terms=("cap", "sink")),
+    Case("130 nodes", 1, 130, 2000, 4, 1, 128, mask=nodes),
+    Case("a tree over ranges, one empty, one shorter than it", 3, 70, 1500, 4, 1, 64, keys="ranged", mask=nodes, lengths=(1500, 0, 40)),
+    Case("trees that stand before, among and behind the keys", 4, 40, 1600, 4, 1, 64, mask=nodes, first=(-15, 250, 1590, 9999)),
+    Case("trees that nobody sees past", 2, 24, 1600, 8, 1, 128, mask=nodes, first=-500),
+    Case("nodes of 256 heads", 1, 3, 1700, 256, 2, 64, mask=shared_nodes),
 )  # fmt: skip
+
+
+WILD_TREE = Case("wild tree", 2, 40, 1200, 8, 2, 64, mask=nodes)
 
 
 @needs_triton
@@ -339,6 +388,21 @@ def test_a_wild_key_reaches_only_the_queries_that_see_it(wild: float, place: str
 
 
 @needs_triton
+@pytest.mark.parametrize("wild", [torch.nan, torch.inf])
+@pytest.mark.parametrize("place", ["keys", "values"])
+def test_a_wild_node_of_a_tree_reaches_only_the_queries_that_see_it(wild: float, place: str) -> None:
+    call = build(WILD_TREE, "bfloat16")
+    clean = pretend(call, 0, UNITS)
+    key_sides(call.keys)[place == "values"][0, 1200 - 40 + 17] = wild
+    state = pretend(call, 1, UNITS)
+    seen = torch.stack([call.mask.visible[0, :, 17], torch.zeros(40).bool()])  # type: ignore[attr-defined]
+    assert 0 < seen.sum() < 40
+    torch.testing.assert_close(state.out[~seen], clean.out[~seen], atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(state.lse[~seen], clean.lse[~seen])
+    assert not bool(torch.isfinite(state.out[seen]).all(-1).any())
+
+
+@needs_triton
 @pytest.mark.parametrize("spoil", ["start", "stride", "zero stride"])
 def test_arrays_the_copy_engine_cannot_read_are_copied(spoil: str) -> None:
     case = Case("aligned", 2, 80, 90, 2, 2, 64, mask=Causal())
@@ -385,7 +449,7 @@ def test_kernels_compile_for_sm90_without_a_gpu() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     attend = [line for line in lines if line["kernel"] == "attend"]
-    assert len(attend) == 5 and len(lines) == 6
+    assert len(attend) == 6 and len(lines) == 7
     for line in attend:
         print(f"{line['what']:40} {line['registers']:4} registers, {line['spills']:4} stack accesses, {line['shared']:7} B, loops {line['loops']}")
         assert not line["serialized"]

@@ -28,6 +28,7 @@ from strobe.problem import Call, Problem
 from triton.experimental.gluon import language as gl
 
 from ..contract.cases import CASES, LIFE, Case, build
+from ..contract.poison import poison_unseen
 from ..contract.tolerance import error
 from .gluon_by_hand import Copies, Language, Shared, Value, by_hand
 from .hopper_decode_run import FORMS, SMALL, decoded, errors, offered, problem_of, ragged, ragged_errors, taken, truth
@@ -140,6 +141,37 @@ def test_one_wave_fills_the_chip(B: int, G: int, S: int, page: int) -> None:
 def test_how_keys_are_cut(asked: Problem, split: str, parts: int) -> None:
     how = decoding.chosen(asked, H200)
     assert (how.split, how.parts) == (split, parts)
+
+
+def narrow_short() -> Problem:
+    k = Scaled(empty(256, 256, 2, 128, dtype=torch.int8), empty(256, 256, 2, dtype=torch.float32))
+    return problem_of(Call(empty(256, 1, 16, 128), Keys(k, k), Causal()))
+
+
+SHORT = {"S": 256, "B": 256, "H": 16, "G": 2}
+
+
+@pytest.mark.parametrize(
+    ("asked", "tile"),
+    [
+        (problem(**SHORT), (64, 3, 2)),
+        (problem(**SHORT, page=16), (64, 3, 2)),
+        (problem(**SHORT | {"S": 1024, "B": 67}), (64, 3, 2)),  # 134 programs
+        (problem(**SHORT | {"S": 65536}, mask=Causal() & Window(before=999)), (64, 3, 2)),
+        (problem(**SHORT | {"B": 66}), (128, 2, 1)),  # one wave
+        (problem(**SHORT | {"S": 1025}), (128, 2, 1)),
+        (problem(**SHORT, T=3), (64, 4, 1)),  # 24 rows
+        (problem(**SHORT, D=64), (128, 4, 1)),
+        (narrow_short(), (128, 2, 2)),
+        (replace(problem(**SHORT), invariant=True), (128, 2, 1)),  # an invariant tile follows from the model alone
+    ],
+)
+def test_many_short_sequences_share_a_multiprocessor(asked: Problem, tile: tuple[int, int, int]) -> None:
+    how = decoding.chosen(asked, H200)
+    assert (how.keys, how.stages, how.held) == tile
+    if tile == decoding.SHORT_TILE:
+        assert (how.split, how.parts, how.slots(asked.B)) == ("even", 1, 0)
+        assert how.held * (how.stages * how.keys * 2 * 128 * 2 + how.rows * 128 * 2 + how.rows * how.keys * 2 + 2048) <= 228 << 10
 
 
 def test_the_desk_explains_itself() -> None:
@@ -311,6 +343,17 @@ def test_a_stream_of_equal_lengths_run_by_hand() -> None:
     call = build(Case("equal", 5, 2, 1100, 8, 2, 64, mask=Causal() & Window(before=1050)), "bfloat16")
     assert decoding.chosen(problem_of(call), SMALL).split == "stream"
     found, true = decoded(call), truth(call)
+    assert error(found.out, true.out) < 5e-3 and error(found.lse, true.lse) < 2e-6
+
+
+@pytest.mark.parametrize("keys", ["paged 16", "ranged", "dense"])
+def test_many_short_sequences_run_by_hand(keys: str) -> None:
+    lengths = (400, 0, 1, 64, 65, 191, 193) if keys != "dense" else ()
+    call = build(Case("short", 7, 2, 400, 8, 2, 128, keys=keys, mask=Causal(), lengths=lengths), "bfloat16")
+    assert decoding.chosen(problem_of(call), SMALL)[1:5] == (64, 3, 4, 2)
+    true = truth(call)
+    poison_unseen(call, problem_of(call))
+    found = decoded(call)
     assert error(found.out, true.out) < 5e-3 and error(found.lse, true.lse) < 2e-6
 
 

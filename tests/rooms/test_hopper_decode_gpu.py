@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("triton", reason="this machine has no Triton")
 from strobe import Causal, Mask, Paged, Scaled, State, Tree, Window
-from strobe.backends.hopper import decode
+from strobe.backends.hopper import decode, decoding
 from strobe.layouts import Dense as Keys
 from strobe.machine import Machine
 from strobe.plan import Plan
@@ -89,6 +89,19 @@ def test_every_tile(D: int, T: int, group: int, narrow: str) -> None:
     assert error(state.out, true.out) <= allowed(error(plain_out, true.out), "bfloat16", "triton") and error(state.lse, true.lse) < 2e-6
 
 
+@pytest.mark.parametrize("keys", ["dense", "ranged", "paged 1", "paged 16", "paged 256"])
+@pytest.mark.parametrize(("T", "S"), [(1, 256), (1, 1024), (4, 300)])
+def test_many_short_sequences(T: int, S: int, keys: str) -> None:
+    lengths = tuple(int(n) for n in torch.randint(0, S + 1, (150,))) if keys != "dense" else ()
+    call = build(Case("short", 150, T, S, 8, 2, 128, keys=keys, mask=Causal(), lengths=lengths), "bfloat16")
+    how = decoding.chosen(problem_of(call), H200)
+    assert (how.keys, how.stages, how.held) == decoding.SHORT_TILE
+    true, (plain_out, _) = truth(call), plain(call, problem_of(call))
+    poison_unseen(call, problem_of(call))
+    state = decoded(call)
+    assert error(state.out, true.out) <= allowed(error(plain_out, true.out), "bfloat16", "triton") and error(state.lse, true.lse) < 2e-6
+
+
 @pytest.mark.parametrize("wild", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize(("T", "H"), [(5, 8), (70, 4), (40, 8)])
 def test_a_wild_key_reaches_only_the_queries_that_see_it(wild: float, T: int, H: int) -> None:
@@ -114,6 +127,7 @@ CALLS = {
     "64 queries": lambda: cached(T=64),
     "int8 pages": lambda: cached(scaled="int8"),
     "int4 pages": lambda: cached(scaled="int4"),
+    "many short": lambda: cached(B=40, S=700),
     "window": lambda: cached()._replace(mask=Causal() & Window(before=500)),
     "tree": lambda: cached(T=9)._replace(mask=Tree(torch.ones(1, 9, 9, dtype=torch.bool, device="cuda").tril())),
 }

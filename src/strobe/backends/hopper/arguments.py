@@ -13,7 +13,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from strobe.backends.hopper.forms import Form, form, places, section
 from strobe.layouts import Dense, Packed, PackedKeys, Ranged
-from strobe.masks import Prefix, split
+from strobe.masks import Prefix, Tree, split
 from strobe.plan import Plan
 from strobe.problem import Call, Problem
 
@@ -126,7 +126,7 @@ def fixed(plan: Plan) -> Fixed:
         section=section(problem, made),
         prefix=min(prefix, FAR) if isinstance(prefix, int) else 0,
         before=min(before or 0, FAR),
-        after=min(after or 0, FAR),
+        after=problem.T - 1 if made.tree else min(after or 0, FAR),
         scale=scale / math.log(2.0),
         inner=inner,
         places=places(problem, made, plan.offer.splits),
@@ -142,9 +142,10 @@ class Where(NamedTuple):
     firsts: Tensor | None
     first: int | None
     prefixes: Tensor | None
+    tree: Tensor | None  # bytes of which queries see which
 
 
-NOWHERE = Where(None, None, None, None, None, None)
+NOWHERE = Where(None, None, None, None, None, None, None)
 
 
 def where(call: Call) -> Where:
@@ -160,6 +161,7 @@ def where(call: Call) -> Where:
         firsts=first if isinstance(first, Tensor) else None,
         first=first if isinstance(first, int) else None,
         prefixes=prefix if isinstance(prefix, Tensor) else None,
+        tree=call.mask.visible.contiguous().view(torch.uint8) if isinstance(call.mask, Tree) else None,
     )
 
 
@@ -167,9 +169,11 @@ def told(plan: Plan, at: Where, listed: Tensor | None = None, count: Tensor | No
     """The kernel's arguments behind the counter, in its order."""
     problem, known = plan.problem, fixed(plan)
     assert isinstance(problem, Problem)
+    tree_step = None if at.tree is None else problem.T * problem.T if len(at.tree) > 1 else 0
     return (
         problem.T, problem.S, problem.H, known.units, known.section, known.units_of, problem.group,
-        at.offsets, at.starts, at.lengths, at.firsts, at.first, known.prefix, at.prefixes, listed, count,
+        at.offsets, at.starts, at.lengths, at.firsts, at.first, known.prefix, at.prefixes, at.tree, tree_step,
+        listed, count,
         known.before, known.after, plan.offer.splits, known.scale, known.inner,
     )  # fmt: skip
 

@@ -119,8 +119,8 @@ def channel(array, SLOTS: gl.constexpr, LANES: gl.constexpr, RECEIVERS: gl.const
 
 @aggregate
 class Addresses:
-    """Where keys and values lie: of each its address and its strides of sequence, token and head. In shared memory, for what is
-    hardly ever used would take registers from the loop."""
+    """Where keys and values lie: of each its address and its strides of sequence, token and head; behind them where a tree lies, and
+    its stride of sequence. In shared memory, for what is hardly ever used would take registers from the loop."""
 
     numbers: gl.shared_memory_descriptor
 
@@ -141,12 +141,17 @@ class Addresses:
         first = batch * self.get(4 * SIDE + 1) + token * step + head * self.get(4 * SIDE + 3)
         return gl.cast(self.get(4 * SIDE), gl.pointer_type(dtype), bitcast=True) + first, step
 
+    @gluon.jit
+    def bits(self, batch):
+        """The address of a sequence's tree."""
+        return gl.cast(self.get(8), gl.pointer_type(gl.uint8), bitcast=True) + batch * self.get(9)
+
 
 @gluon.jit
-def addresses(k_data, k_strides, v_data, v_strides, form: gl.constexpr):
+def addresses(k_data, k_strides, v_data, v_strides, tree, tree_step, form: gl.constexpr):
     """The addresses, if the kernel may need them."""
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    numbers = gl.allocate_shared_memory(gl.int64, [8, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    numbers = gl.allocate_shared_memory(gl.int64, [10 if form.tree else 8, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     if form.unseen:
         for side in gl.static_range(2):
             data, strides = (k_data, k_strides) if side == 0 else (v_data, v_strides)
@@ -154,4 +159,8 @@ def addresses(k_data, k_strides, v_data, v_strides, form: gl.constexpr):
             numbers.index(4 * side).store(zero + gl.cast(data, gl.int64, bitcast=True))
             for i in gl.static_range(3):
                 numbers.index(4 * side + 1 + i).store(zero + strides[i])
+    if form.tree:
+        nothing = gl.full([1], 0, gl.int64, layout=layout)
+        numbers.index(8).store(nothing + gl.cast(tree, gl.int64, bitcast=True))
+        numbers.index(9).store(nothing + tree_step)
     return Addresses(numbers)

@@ -41,13 +41,29 @@ def capped(b_s, inner, form: gl.constexpr):
 
 
 @gluon.jit
-def masked(b_s, block, b_first, b_last, form: gl.constexpr):
-    """−∞ for keys that a row does not see: of keys b_first … b_last those of the block."""
+def nodes(rows, jobs, turn, b_position, form: gl.constexpr):
+    """(position of a tree's first node, address of the sequence's bits, where among them those of each row begin), or nothing."""
+    found = None
+    if form.tree:
+        at = jobs.get(turn, PREFIX)
+        last = jobs.get(turn, AFTER)
+        b_node = gl.minimum(b_position - at, last)  # rows behind the last query are nobody's
+        found = at, rows.bits(jobs.get(turn, BATCH)), b_node * (last + 1)
+    return found
+
+
+@gluon.jit
+def masked(b_s, block, b_first, b_last, tree, form: gl.constexpr):
+    """−∞ for keys that a row does not see: of keys b_first … b_last those of the block, of a tree's nodes those with a bit."""
     layout: gl.constexpr = products(form.tile.keys)
     o_n = block * form.tile.keys + gl.arange(0, form.tile.keys, layout=gl.SliceLayout(0, layout))
     b_seen = o_n[None, :] <= b_last[:, None]
     if form.before:
         b_seen = b_seen & (o_n[None, :] >= b_first[:, None])
+    if form.tree:
+        o_node = o_n - tree[0]
+        m_node = b_seen & (o_node >= 0)[None, :]
+        b_seen = b_seen & (gl.load(tree[1] + (tree[2][:, None] + o_node[None, :]), mask=m_node, other=1) != 0)
     return gl.where(b_seen, b_s, float("-inf"))
 
 
@@ -108,13 +124,14 @@ def add(b_p, b_o, values, step, form: gl.constexpr):
 
 @gluon.jit
 def alone(
-    b_q, b_m, b_l, b_o, keys, values, step, block, b_first, b_last, scale, inner, dtype: gl.constexpr, form: gl.constexpr,
+    b_q, b_m, b_l, b_o, keys, values, step, block, b_first, b_last, tree, scale, inner, dtype: gl.constexpr,
+    form: gl.constexpr,
 ):  # fmt: skip
     """A block that is masked, from its scores to its weighted values."""
     b_s = score(b_q, keys.wait(step), form)
     b_s = warpgroup_mma_wait(0, [b_s])
     keys.release(step)
-    b_s = masked(capped(b_s, inner, form), block, b_first, b_last, form)
+    b_s = masked(capped(b_s, inner, form), block, b_first, b_last, tree, form)
     b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale)
     return b_m, b_l, add(packed(b_w, dtype, form), scaled(b_o, b_decay, form), values, step, form)
 
@@ -153,11 +170,12 @@ def let_go(mine, turn):
 
 
 @gluon.jit
-def passed(mine, keys, values, jobs, turn, step, scale, inner, GROUP: gl.constexpr, form: gl.constexpr):
+def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.constexpr, form: gl.constexpr):
     """(greatest score, sum of weights, weighted sum, next step) of the rows over the blocks they see: those from the last one down to
     full high are masked, and those below full low."""
     MASKED: gl.constexpr = form.before or form.after or form.prefix  # else the last block alone, behind whose keys there are none
     b_first, b_last, low, high, full_low, full_high = seen(jobs, turn, GROUP, form)
+    tree = nodes(rows, jobs, turn, b_first, form)  # which has no `before`, so that the rows' first keys are their positions
     step = skip(keys, values, step, jobs.get(turn, HIGH) - high)
     q = mine.wait(turn)
     b_q = q.reshape([64, form.width])
@@ -167,7 +185,7 @@ def passed(mine, keys, values, jobs, turn, step, scale, inner, GROUP: gl.constex
     if MASKED:
         for i in range(high - 1 - full_high):
             b_m, b_l, b_o = alone(
-                b_q, b_m, b_l, b_o, keys, values, step, high - 1 - i, b_first, b_last, scale, inner, q.dtype, form
+                b_q, b_m, b_l, b_o, keys, values, step, high - 1 - i, b_first, b_last, tree, scale, inner, q.dtype, form
             )  # fmt: skip
             step += 1
     b_s = score(b_q, keys.wait(step), form)
@@ -176,7 +194,7 @@ def passed(mine, keys, values, jobs, turn, step, scale, inner, GROUP: gl.constex
             let_go(mine, turn - 1)
     b_s = warpgroup_mma_wait(0, [b_s])
     keys.release(step)
-    b_s = masked(capped(b_s, inner, form), full_high, b_first, b_last, form)
+    b_s = masked(capped(b_s, inner, form), full_high, b_first, b_last, tree, form)
     b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale)
     b_p = packed(b_w, q.dtype, form)
     if MASKED:
@@ -189,7 +207,7 @@ def passed(mine, keys, values, jobs, turn, step, scale, inner, GROUP: gl.constex
     if form.before:
         for i in range(full_low - low):
             b_m, b_l, b_o = alone(
-                b_q, b_m, b_l, b_o, keys, values, step, full_low - 1 - i, b_first, b_last, scale, inner, q.dtype, form
+                b_q, b_m, b_l, b_o, keys, values, step, full_low - 1 - i, b_first, b_last, tree, scale, inner, q.dtype, form
             )  # fmt: skip
             step += 1
     return b_m, b_l, b_o, step
@@ -210,6 +228,7 @@ def carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form:
     o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, v_layout))
     b_base = gl.convert_layout(gl.where(b_m == float("-inf"), 0.0, b_m) * scale, gl.SliceLayout(1, v_layout))
     b_first, b_last, low, high, _, _ = seen(jobs, turn, GROUP, form)
+    tree = nodes(rows, jobs, turn, b_first, form)
     b_first = gl.convert_layout(b_first, gl.SliceLayout(1, v_layout))
     b_last = gl.convert_layout(b_last, gl.SliceLayout(1, v_layout))
     p_k, k_step = rows.of(0, jobs.get(turn, K_BATCH), jobs.get(turn, K_FIRST), jobs.get(turn, K_HEAD), q.dtype)
@@ -225,6 +244,9 @@ def carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form:
         b_seen = b_last >= n
         if form.before:
             b_seen = b_seen & (b_first <= n)
+        if form.tree:
+            b_node = gl.convert_layout(tree[2], gl.SliceLayout(1, v_layout)) + (n - tree[0])
+            b_seen = b_seen & (gl.load(tree[1] + b_node, mask=b_seen & (n >= tree[0]), other=1) != 0)
         b_o += gl.where(b_seen[:, None], b_part, 0.0)
     return b_o
 
@@ -305,7 +327,7 @@ def consume(
     turn = 0
     jobs.wait(turn)
     while jobs.get(turn, MORE) != 0:
-        b_m, b_l, b_o, step = passed(mine, from_keys, from_values, jobs, turn, step, scale, inner, GROUP, form)
+        b_m, b_l, b_o, step = passed(mine, from_keys, from_values, jobs, turn, rows, step, scale, inner, GROUP, form)
         if form.before:
             _, _, low, _, _, _ = seen(jobs, turn, GROUP, form)
             step = skip(from_keys, from_values, step, low - jobs.get(turn, LOW))

@@ -41,6 +41,8 @@ TILES = {
     128: {64: (128, 4, 1), 128: (128, 2, 1), 256: (64, 2, 1)},
 }
 STREAM_TILES = {64: (128, 4, 1), 128: (64, 2, 1)}  # of 128 rows, whose queries of several sequences lie in shared memory too
+# of 16 rows, width 128, where short sequences are more than one wave: a program of two tiles of 128 has nothing in flight while it ends
+SHORT_TILE = (64, 3, 2)
 WIDE_FIXED_TILE = (64, 4, 1)  # of 128 rows, width 128: with 128 keys a thread spills
 NARROW_TILES = {  # by numbers in 16 bits; some programs a multiprocessor, so that one converts numbers while another waits for loads
     (16, 2): {64: (128, 4, 2), 128: (128, 2, 2), 256: (64, 2, 2)},
@@ -130,6 +132,8 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     tile = NARROW_TILES[rows, each][width] if each > 1 else TILES[rows][width]
     if problem.invariant and (rows, width) == (128, 128):
         tile = WIDE_FIXED_TILE
+    if not problem.invariant and each == 1 and (rows, width) == (16, 128) and reach(problem, rows) <= SHORT:
+        tile = SHORT_TILE if problem.B * problem.G * tiles(packed, rows) > machine.units else tile
     even = _split(problem, machine, rows, tile, "even")
     if problem.invariant:
         parts = min(_fixed_parts(problem.S), reach(problem, rows) // 256 + 2)

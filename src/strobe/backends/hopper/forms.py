@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from strobe.layouts import Dense, Packed, Ranged
-from strobe.masks import Prefix, split
+from strobe.masks import Prefix, Tree, split
 from strobe.problem import Problem
 
 ROWS = 64  # of a warpgroup's product, the least there is
@@ -54,13 +54,14 @@ class Form:
     tile: Tile
     pack: int  # heads of one key head that are rows of a tile: row r is query r // pack, head r % pack
     before: bool  # a window reaches back only so far
-    after: bool  # a window, or causality, reaches forward only so far
+    after: bool  # a window, or causality, or a tree's last node, reaches forward only so far
     prefix: bool
     unseen: bool  # a block may hold keys that a row of it does not see, and that are not zeros
     cap: str  # "no", "exact", "fast"
     packed: bool  # queries lie end to end
     divided: bool = False  # keys are cut into parts, which a merge joins
     spread: bool = False  # the heads of a group fill a tile: each warpgroup has `pack` of them, all of the same query
+    tree: bool = False  # from the first query's position on, bits say which keys a query sees
 
     @property
     def width(self) -> int:
@@ -119,11 +120,16 @@ def packable(group: int) -> int:
     return min(ROWS, group & -group)
 
 
+def is_tree(problem: Problem) -> bool:
+    """Whether the mask is a tree and nothing else."""
+    return isinstance(problem.call.mask, Tree)
+
+
 def parts(problem: Problem, units: int) -> int:
     """Parts that the keys are cut into, so that one wave of programs fills the chip: 1 where tiles of rows do, where there are no more
     than a warpgroup's, or where the merge could not find the rows."""
     call, width = problem.call, padded(problem.D)
-    plain = isinstance(call.keys, Dense | Ranged) and not isinstance(call.q, Packed) and not split(call.mask)[2]
+    plain = isinstance(call.keys, Dense | Ranged) and not isinstance(call.q, Packed) and (not split(call.mask)[2] or is_tree(problem))
     rows = problem.T * problem.group
     whole = problem.group in (packable(problem.group), 2 * ROWS)  # a tile holds all heads of a key head
     if not plain or problem.scaled or width != padded(problem.V) or width > 128 or not whole or rows <= ROWS:
@@ -136,7 +142,7 @@ def form(problem: Problem, divided: bool = False) -> Form:
     """The kernel for a problem that the desk takes; divided, for parts of the keys."""
     call = problem.call
     before, after, rest = split(call.mask)
-    prefix = any(isinstance(part, Prefix) for part in rest)
+    prefix, tree = any(isinstance(part, Prefix) for part in rest), is_tree(problem)
     whole, packed = isinstance(call.keys, Dense), isinstance(call.q, Packed)
     kind = "full" if before is None and after is None and not prefix else "masked"
     tile = FOUR if SHORT[kind] > problem.T and padded(problem.D) == 64 else TILES[kind][padded(problem.D)]
@@ -146,10 +152,10 @@ def form(problem: Problem, divided: bool = False) -> Form:
         tile = replace(tile, registers=(240, 24))  # no spills, where (224, 56) has some; the other way round for dense queries
     return Form(
         D=problem.D, V=problem.V, tile=tile, pack=packable(problem.group),
-        before=before is not None, after=after is not None, prefix=prefix,
-        unseen=not whole or prefix or (before, after) != (None, None),
+        before=before is not None, after=after is not None or tree, prefix=prefix,
+        unseen=not whole or prefix or tree or (before, after) != (None, None),
         cap="no" if call.cap is None else "fast" if problem.dtype == "bfloat16" else "exact",
-        packed=packed, divided=divided, spread=divided and problem.group > ROWS,
+        packed=packed, divided=divided, spread=divided and problem.group > ROWS, tree=tree,
     )  # fmt: skip
 
 

@@ -86,6 +86,8 @@ def produce(
         reach = prefix
         if prefixes is not None:
             reach = gl.load(prefixes + sequence)
+        if form.tree:
+            reach = gl.minimum(position, length)  # before the first node
         done = tile * form.all_tokens
         token += done
         position += done
@@ -143,10 +145,12 @@ def produce(
     jobs.show(turn)
 
 
-@gluon.jit(do_not_specialize=["T", "S", "H", "units", "section", "units_of", "group", "first", "prefix", "before", "after", "parts"])
+@gluon.jit(do_not_specialize=[
+    "T", "S", "H", "units", "section", "units_of", "group", "first", "prefix", "tree_step", "before", "after", "parts",
+])  # fmt: skip
 def attend(
     q, k, v, o, out, lse, sink, k_data, k_strides, v_data, v_strides, counter, T, S, H, units, section, units_of, group, offsets, starts,
-    lengths, firsts, first, prefix, prefixes, listed, count, before, after, parts, scale, inner, form: gl.constexpr,
+    lengths, firsts, first, prefix, prefixes, tree, tree_step, listed, count, before, after, parts, scale, inner, form: gl.constexpr,
 ):  # fmt: skip
     """Tiles of queries, taken by programs one after another."""
     if form.divided:
@@ -156,7 +160,7 @@ def attend(
     keys = channel(k, form.tile.slots, 1, form.tile.groups)
     values = channel(v, form.tile.slots, 1, form.tile.groups)
     jobs = board(form.tile.groups)
-    rows = addresses(k_data, k_strides, v_data, v_strides, form)
+    rows = addresses(k_data, k_strides, v_data, v_strides, tree, tree_step, form)
     fence_async_shared()
     if form.tile.groups == 2:
         gl.warp_specialize([

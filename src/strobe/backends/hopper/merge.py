@@ -118,7 +118,7 @@ def join(problem: Problem, arrays: tuple[Any, ...], numbers: tuple[Any, ...], fo
     """
     rows, B, G = form.rows, problem.B, problem.G
     named = {
-        "TREE": False, "GROUP": problem.group, "V": problem.V, "BV": form.value_width, "EACH": 1, "BM": rows, "BN": form.tile.keys,
+        "TREE": form.tree, "GROUP": problem.group, "V": problem.V, "BV": form.value_width, "EACH": 1, "BM": rows, "BN": form.tile.keys,
         "SPLIT": EVEN.value, "BATCH": 1, "ROWS": ROWS, "AT_ONCE": max(4, min(16, triton.next_power_of_2(numbers[0]))), "FAR": FAR,
         "LEAST": 1, "num_warps": 4, "maxnreg": 255, "launch_pdl": True,
     }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from strobe.answers import Offer, Question, Refusal
 from strobe.backends.hopper import decoding
-from strobe.backends.hopper.forms import ROWS, WIDEST, form, packable, padded, parts, places
+from strobe.backends.hopper.forms import ROWS, WIDEST, form, is_tree, packable, padded, parts, places
 from strobe.layouts import Packed, Paged
 from strobe.machine import Machine
 from strobe.masks import Prefix, split
@@ -37,10 +37,10 @@ def forward(problem: Question, machine: Machine) -> Offer | Refusal:
     no = _machine(machine)
     if not isinstance(problem, Problem) or problem.verb != "attention":
         return Refusal((*no, "forward attention only"))
-    no += _arrays(problem) + _terms(problem)
+    count = parts(problem, machine.units)
+    no += _arrays(problem) + _terms(problem, count)
     if no:
         return Refusal(tuple(no))
-    count = parts(problem, machine.units)
     made = form(problem, count > 1)
     why = f"{made.tile.groups} warpgroups of {ROWS} rows multiply, one warp loads; {made.heads} query head(s) of a key head in one tile"
     if count > 1:
@@ -84,10 +84,13 @@ def _arrays(problem: Problem) -> list[str]:
     return no
 
 
-def _terms(problem: Problem) -> list[str]:
-    call = problem.call
+def _terms(problem: Problem, count: int) -> list[str]:
+    call, no = problem.call, []
     rest = split(call.mask)[2]
-    no = [f"masks are Full, Causal, Window and Prefix; got {type(part).__name__}" for part in rest if not isinstance(part, Prefix)]
+    if is_tree(problem):
+        no += ["a Tree alone is taken where keys are cut into parts; these are not"] if count == 1 else []
+    else:
+        no += [f"masks are Full, Causal, Window and Prefix; got {type(part).__name__}" for part in rest if not isinstance(part, Prefix)]
     if sum(isinstance(part, Prefix) for part in rest) > 1:
         no.append("one Prefix a mask")
     no += [f"no {name} here" for name in ("bias", "alibi", "dropout") if getattr(call, name) is not None]

@@ -22,7 +22,9 @@ def tile_of(index, tiles, units, section):
 def last_seen(position, length, prefix, after, form: gl.constexpr):
     """The last key that a query at the position sees, below 0 if there is none; positions may be a tile of integers."""
     last = length - 1 + position * 0
-    if form.after:
+    if form.tree:
+        last = gl.minimum(last, prefix + after)  # the last node; what precedes the first one is a prefix that all see
+    elif form.after:
         last = gl.minimum(last, position + after)
     if form.prefix:
         last = gl.minimum(last, gl.maximum(position, prefix - 1))
@@ -35,6 +37,8 @@ def blocks_seen(low_position, high_position, length, prefix, before, after, form
     full low … full high − 1 every one of them sees every key."""
     most = gl.maximum(last_seen(high_position, length, prefix, after, form) + 1, 0)
     least = gl.maximum(last_seen(low_position, length, prefix, after, form) + 1, 0)
+    if form.tree:
+        least = gl.maximum(gl.minimum(least, prefix), 0)
     low = 0
     full_low = 0
     if form.before:
