@@ -30,7 +30,7 @@ from triton.runtime.jit import create_function_from_signature
 from strobe import Causal, Full, Packed, Prefix, Ranged, Sink, SoftCap, Window
 from strobe.backends.hopper import forward
 from strobe.faces.torch import _described
-from strobe.layouts import Dense, PackedKeys
+from strobe.layouts import Dense, PackedKeys, Paged
 from strobe.machine import Machine
 from strobe.plan import plan
 from strobe.problem import Call, check
@@ -83,7 +83,23 @@ def calls() -> dict[str, Call]:
         q, k = _arrays(torch.bfloat16, D, H // 4)
         found[f"D {D}, {mask}, divided"] = Call(q[:, :32], Dense(k, k), mask)
         found[f"D {D}, {mask}, divided, group of 128"] = Call(q[:, :1, :1].expand(-1, -1, 128, -1), Dense(k[:, :, :1], k[:, :, :1]), mask)
+    for D, Z, G in product((64, 128, 256), (8, 16, 64, 256), (H, H // 4)):
+        found[f"D {D}, causal, pages of {Z}, group of {H // G}"] = Call(_arrays(torch.bfloat16, D, G)[0], pages(D, Z, G), Causal())
+    for D, Z in product((64, 128), (16, 64)):
+        q, keys = _arrays(torch.bfloat16, D, H // 4)[0], pages(D, Z, H // 4)
+        found[f"D {D}, full, pages of {Z}"] = Call(q, keys, Full())
+        found[f"D {D}, window, pages of {Z}, sink"] = Call(q, keys, Causal() & Window(before=1023), sink=sink)
+        found[f"D {D}, packed queries, pages of {Z}"] = Call(Packed(q[0], offsets, T), keys, Causal())
+        found[f"D {D}, divided, pages of {Z}"] = Call(q[:, :32], keys, Causal())
+        found[f"D {D}, divided, group of 128, pages of {Z}"] = Call(q[:, :1, :1].expand(-1, -1, 128, -1), pages(D, Z, 1), Causal())
     return found
+
+
+def pages(D: int, Z: int, G: int) -> Paged:
+    """Keys that lie so, of which there is nothing but their shapes."""
+    k = torch.empty(2 * B * T // Z, Z, G, D, dtype=torch.bfloat16, device="meta")
+    table, lengths = (torch.empty(*shape, dtype=torch.int32, device="meta") for shape in ((B, T // Z), (B,)))
+    return Paged(k, k, table, lengths, T)
 
 
 def _arrays(dtype: torch.dtype, D: int, G: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -53,8 +53,17 @@ def other_keys(keys: Any) -> Problem:
     return check(_described(Call(torch.empty(1, 256, 8, 128, dtype=torch.bfloat16, device="meta"), keys)))
 
 
-PAGES, INDEX = torch.empty(16, 16, 2, 128, dtype=torch.bfloat16, device="meta"), torch.empty(1, 16, dtype=torch.int32, device="meta")
+INDEX = torch.empty(1, 16, dtype=torch.int32, device="meta")
 NARROW = Scaled(torch.empty(1, 256, 2, 128, dtype=torch.int8, device="meta"), torch.empty(1, 256, 2, device="meta"))
+
+
+def paged(T: int, S: int, Z: int, H: int = 8, G: int = 2, D: int = 128, B: int = 1, scaled: bool = False, **more: object) -> Problem:
+    columns = -(-S // Z)
+    k: Any = torch.empty(B * columns, Z, G, D, dtype=torch.int8 if scaled else torch.bfloat16, device="meta")
+    table, lengths = (torch.empty(*shape, dtype=torch.int32, device="meta") for shape in ((B, columns), (B,)))
+    k = Scaled(k, torch.empty(k.shape[:3], device="meta")) if scaled else k
+    q = torch.empty(B, T, H, D, dtype=torch.bfloat16, device="meta")
+    return check(_described(Call(q, Paged(k, k, table, lengths, S), **more)))  # type: ignore[arg-type]
 
 
 # ── the desk ──
@@ -76,7 +85,10 @@ NARROW = Scaled(torch.empty(1, 256, 2, 128, dtype=torch.int8, device="meta"), to
         (H200, problem(T=15), "a warpgroup's product has 64 rows; 15 queries make 60"),
         (H200, problem(T=63, H=6, G=2), "63 queries make 63"),
         (H200, problem(S=0), "there are no keys"),
-        (H200, other_keys(Paged(PAGES, PAGES, INDEX, INDEX[:, 0], 256)), "no pages here"),
+        (H200, paged(256, 256, 4), "powers of two from 8 to 1,024 tokens; got 4"),
+        (H200, paged(256, 256, 48), "got 48"),
+        (H200, paged(256, 256, 2048), "got 2048"),
+        (H200, paged(256, 256, 16, scaled=True), "no keys with scales here"),
         (H200, other_keys(Keys(NARROW, NARROW)), "no keys with scales here"),
         (H200, problem(mask=Causal() & Dense(torch.empty(256, 256, dtype=torch.bool, device="meta"))), "got Dense"),
         (H200, problem(mask=Documents(INDEX.new_empty(1, 256), INDEX.new_empty(1, 256))), "got Documents"),
