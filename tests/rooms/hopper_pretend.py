@@ -166,8 +166,8 @@ class Shared:
         return Shared(self.data.permute(order))
 
     def _reinterpret(self, dtype: Any, shape: list[int], layout: Any) -> Pieces:
-        """A block as boxes of some tokens of some columns, those of the first columns first: how a block lies, as `same_bytes` in
-        hopper_targets.py asks the compiler."""
+        """A block as boxes of some tokens of some columns, those of the first columns first: how a block lies, as
+        `hopper_targets.places` reads in what was compiled."""
         pieces, one, tokens, heads, columns = shape
         assert one == heads == 1 and self.data.shape[0] == self.data.shape[2] == 1 and pieces * tokens * columns == self.data.numel()
         block = self.data[0, :, 0]

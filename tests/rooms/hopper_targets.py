@@ -52,6 +52,7 @@ class Compiled(NamedTuple):
     products: int  # HGMMA
     loops: list[tuple[int, int]]  # (products, accesses to the stack) of each innermost loop with products
     serialized: bool  # the assembler could not let products run beside other work
+    places: list[list[tuple[int, int]]]  # (column, bytes behind the first) of the boxes that each barrier of keys or values waits for
 
 
 def calls() -> dict[str, Call]:
@@ -125,12 +126,26 @@ def compiled(what: str, kernel: Any, args: tuple[Any, ...], named: dict[str, Any
     tile = (form.rows, form.tile.keys) if form else (1, 1)
     serial = "C7510" in said or "C7512" in said
     registers, spills = _number(r"Used (\d+) registers", said), len(STACK.findall(sass))
-    return Compiled(what, kernel.__name__, tile, registers, spills, made.metadata.shared, sass.count("HGMMA"), loops(sass), serial)
+    held = made.metadata.shared
+    return Compiled(what, kernel.__name__, tile, registers, spills, held, sass.count("HGMMA"), loops(sass), serial, places(made.asm["ptx"]))
 
 
 def _number(pattern: str, text: str) -> int:
     found = re.search(pattern, text)
     return -1 if found is None else int(found[1])
+
+
+def places(ptx: str) -> list[list[tuple[int, int]]]:
+    """(column, place in bytes) of the boxes of each copy to shared memory, those of one barrier together, from the first place on."""
+    known: dict[str, int] = {}
+    found: dict[str, list[tuple[int, int]]] = {}
+    box = re.compile(r"cp\.async\.bulk\.tensor\.4d\.shared\S* \[(%r\d+)\], \[%rd\d+, \{(%r\d+), [^}]*\}\], \[(%r\d+)\]")
+    for line in ptx.splitlines():
+        if made := re.search(r"mov\.b32 \s*(%r\d+), (\d+);", line) or re.search(r"add\.s32 \s*(%r\d+), %r\d+, (\d+);", line):
+            known[made[1]] = int(made[2])
+        elif sent := box.search(line):
+            found.setdefault(sent[3], []).append((known.get(sent[2], -1), known.get(sent[1], -1)))
+    return [[(column, place - min(p for _, p in boxes)) for column, place in boxes] for boxes in found.values()]
 
 
 def loops(sass: str) -> list[tuple[int, int]]:
@@ -149,7 +164,8 @@ def loops(sass: str) -> list[tuple[int, int]]:
     return found
 
 
-FEW = ("D 64, causal, group of 1", "D 128, causal, group of 4", "D 128, window, group of 1", "D 128, causal, packed, bfloat16", "D 128, Causal(), divided")
+FEW = ("D 64, causal, group of 1", "D 128, causal, group of 4", "D 128, window, group of 1", "D 128, causal, packed, bfloat16", "D 128, Causal(), divided",
+       "D 128, causal, pages of 16, group of 4", "D 128, divided, pages of 64")
 
 
 def every(words: list[str]) -> Iterator[Compiled]:

@@ -166,14 +166,17 @@ def form(problem: Problem, divided: bool = False) -> Form:
     tile = FOUR if few and padded(problem.D) == 64 else TILES[kind][padded(problem.D)]
     if divided:
         tile = DIVIDED[padded(problem.D)]
-    if packed and tile.groups == 2:
+    page = page_tokens(problem)
+    if page is not None and tile.groups == 2:
+        tile = replace(tile, registers=(224, 56))  # or the warp that loads spills, which has pages to tell apart
+    elif packed and tile.groups == 2:
         tile = replace(tile, registers=(240, 24))  # no spills, where (224, 56) has some; the other way round for dense queries
     return Form(
         D=problem.D, V=problem.V, tile=tile, pack=packable(problem.group),
         before=before is not None, after=after is not None, prefix=prefix,
         unseen=not whole or prefix or (before, after) != (None, None),
         cap="no" if call.cap is None else "fast" if problem.dtype == "bfloat16" else "exact",
-        packed=packed, divided=divided, spread=divided and problem.group > ROWS, page=page_tokens(problem),
+        packed=packed, divided=divided, spread=divided and problem.group > ROWS, page=page,
     )  # fmt: skip
 
 
