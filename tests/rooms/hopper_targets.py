@@ -144,7 +144,7 @@ def places(ptx: str) -> list[list[tuple[int, int]]]:
         if made := re.search(r"mov\.b32 \s*(%r\d+), (\d+);", line) or re.search(r"add\.s32 \s*(%r\d+), %r\d+, (\d+);", line):
             known[made[1]] = int(made[2])
         elif sent := box.search(line):
-            found.setdefault(sent[3], []).append((known.get(sent[2], -1), known.get(sent[1], -1)))
+            found.setdefault(sent[3], []).append((known.get(sent[2], -1), known.get(sent[1], 0)))  # a base as it is has no place added
     return [[(column, place - min(p for _, p in boxes)) for column, place in boxes] for boxes in found.values()]
 
 

@@ -33,8 +33,8 @@ def offer(problem: Question, machine: Machine) -> Offer | Refusal:
 
 
 def _prompt(problem: Problem, machine: Machine) -> bool:
-    """Whether forward is asked first: where it cuts keys, or the queries are more than a few beside them. Over pages, whose tokens it
-    fetches as boxes, not for rows of one warpgroup."""
+    """Whether forward is asked first: where it cuts keys, or queries are more than a few beside them. Over pages, whose keys are a cache
+    always, it is asked for more rows than one warpgroup's: where it cuts keys, or its tiles fill half of the chip."""
     count = parts(problem, machine.units)
     if not isinstance(problem.call.keys, Paged):
         return problem.S < CACHED * problem.T or count > 1
