@@ -1,6 +1,6 @@
 """The Hopper room's kernels run on a CPU, as plain Python over torch: what Gluon's words mean, without a GPU and without Triton.
 
-The sources of `channel.py`, `jobs.py`, `schedule.py`, `consuming.py` and `forward.py` are executed with a `gl` of this file. Warps are threads of which one runs
+The sources of `channel.py`, `paging.py`, `jobs.py`, `schedule.py`, `consuming.py` and `forward.py` are executed with a `gl` of this file. Warps are threads of which one runs
 at a time, and who is next is drawn at every barrier; copies and products end when they must or earlier, as drawn. Tiles that are
 being copied hold NaN until the copy has ended, so that what is read too early, or overwritten too early, shows; and where nobody can go
 on, `Stuck` is raised. What this does not show is the compiler's and the hardware's part: layouts, fences, registers.
@@ -27,7 +27,7 @@ from torch import Tensor
 import strobe
 
 ROOM = Path(strobe.__file__).parent / "backends" / "hopper"
-FILES = ("channel.py", "jobs.py", "schedule.py", "scoring.py", "consuming.py", "forward.py")
+FILES = ("channel.py", "paging.py", "jobs.py", "schedule.py", "scoring.py", "consuming.py", "forward.py")
 
 
 class Stuck(Exception):
@@ -165,11 +165,29 @@ class Shared:
     def permute(self, order: tuple[int, ...]) -> Shared:
         return Shared(self.data.permute(order))
 
+    def _reinterpret(self, dtype: Any, shape: list[int], layout: Any) -> Pieces:
+        """A block as boxes of some tokens of some columns, those of the first columns first: how a block lies, as
+        `hopper_targets.places` reads in what was compiled."""
+        pieces, one, tokens, heads, columns = shape
+        assert one == heads == 1 and self.data.shape[0] == self.data.shape[2] == 1 and pieces * tokens * columns == self.data.numel()
+        block = self.data[0, :, 0]
+        return Pieces([Shared(box[None, :, None]) for side in block.split(columns, 1) for box in side.split(tokens, 0)])
+
     def load(self, layout: Any) -> Tensor:
         return self.data.clone()
 
     def store(self, value: Tensor) -> None:
         self.data.copy_(value)
+
+
+@dataclass
+class Pieces:
+    """Views of a tile."""
+
+    all: list[Shared]
+
+    def index(self, i: int) -> Shared:
+        return self.all[i]
 
 
 @dataclass

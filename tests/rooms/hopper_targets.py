@@ -30,7 +30,7 @@ from triton.runtime.jit import create_function_from_signature
 from strobe import Causal, Full, Packed, Prefix, Ranged, Sink, SoftCap, Tree, Window
 from strobe.backends.hopper import forward
 from strobe.faces.torch import _described
-from strobe.layouts import Dense, PackedKeys
+from strobe.layouts import Dense, PackedKeys, Paged
 from strobe.machine import Machine
 from strobe.plan import plan
 from strobe.problem import Call, check
@@ -52,6 +52,7 @@ class Compiled(NamedTuple):
     products: int  # HGMMA
     loops: list[tuple[int, int]]  # (products, accesses to the stack) of each innermost loop with products
     serialized: bool  # the assembler could not let products run beside other work
+    places: list[list[tuple[int, int]]]  # (column, bytes behind the first) of the boxes that each barrier of keys or values waits for
 
 
 def calls() -> dict[str, Call]:
@@ -93,7 +94,23 @@ def calls() -> dict[str, Call]:
         found[f"D {D}, a tree, divided, group of 128, {kind}"] = Call(
             q[:, :1, :1].expand(-1, -1, 128, -1), Dense(k[:, :, :1], k[:, :, :1]), wide
         )  # fmt: skip
+    for D, Z, G in product((64, 128, 256), (8, 16, 64, 256), (H, H // 4)):
+        found[f"D {D}, causal, pages of {Z}, group of {H // G}"] = Call(_arrays(torch.bfloat16, D, G)[0], pages(D, Z, G), Causal())
+    for D, Z in product((64, 128), (16, 64)):
+        q, keys = _arrays(torch.bfloat16, D, H // 4)[0], pages(D, Z, H // 4)
+        found[f"D {D}, full, pages of {Z}"] = Call(q, keys, Full())
+        found[f"D {D}, window, pages of {Z}, sink"] = Call(q, keys, Causal() & Window(before=1023), sink=sink)
+        found[f"D {D}, packed queries, pages of {Z}"] = Call(Packed(q[0], offsets, T), keys, Causal())
+        found[f"D {D}, divided, pages of {Z}"] = Call(q[:, :32], keys, Causal())
+        found[f"D {D}, divided, group of 128, pages of {Z}"] = Call(q[:, :1, :1].expand(-1, -1, 128, -1), pages(D, Z, 1), Causal())
     return found
+
+
+def pages(D: int, Z: int, G: int) -> Paged:
+    """Keys that lie so, of which there is nothing but their shapes."""
+    k = torch.empty(2 * B * T // Z, Z, G, D, dtype=torch.bfloat16, device="meta")
+    table, lengths = (torch.empty(*shape, dtype=torch.int32, device="meta") for shape in ((B, T // Z), (B,)))
+    return Paged(k, k, table, lengths, T)
 
 
 def _arrays(dtype: torch.dtype, D: int, G: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,12 +136,26 @@ def compiled(what: str, kernel: Any, args: tuple[Any, ...], named: dict[str, Any
     tile = (form.rows, form.tile.keys) if form else (1, 1)
     serial = "C7510" in said or "C7512" in said
     registers, spills = _number(r"Used (\d+) registers", said), len(STACK.findall(sass))
-    return Compiled(what, kernel.__name__, tile, registers, spills, made.metadata.shared, sass.count("HGMMA"), loops(sass), serial)
+    held = made.metadata.shared
+    return Compiled(what, kernel.__name__, tile, registers, spills, held, sass.count("HGMMA"), loops(sass), serial, places(made.asm["ptx"]))
 
 
 def _number(pattern: str, text: str) -> int:
     found = re.search(pattern, text)
     return -1 if found is None else int(found[1])
+
+
+def places(ptx: str) -> list[list[tuple[int, int]]]:
+    """(column, place in bytes) of the boxes of each copy to shared memory, those of one barrier together, from the first place on."""
+    known: dict[str, int] = {}
+    found: dict[str, list[tuple[int, int]]] = {}
+    box = re.compile(r"cp\.async\.bulk\.tensor\.4d\.shared\S* \[(%r\d+)\], \[%rd\d+, \{(%r\d+), [^}]*\}\], \[(%r\d+)\]")
+    for line in ptx.splitlines():
+        if made := re.search(r"mov\.b32 \s*(%r\d+), (\d+);", line) or re.search(r"add\.s32 \s*(%r\d+), %r\d+, (\d+);", line):
+            known[made[1]] = int(made[2])
+        elif sent := box.search(line):
+            found.setdefault(sent[3], []).append((known.get(sent[2], -1), known.get(sent[1], 0)))  # a base as it is has no place added
+    return [[(column, place - min(p for _, p in boxes)) for column, place in boxes] for boxes in found.values()]
 
 
 def loops(sass: str) -> list[tuple[int, int]]:
@@ -144,7 +175,7 @@ def loops(sass: str) -> list[tuple[int, int]]:
 
 
 FEW = ("D 64, causal, group of 1", "D 128, causal, group of 4", "D 128, window, group of 1", "D 128, causal, packed, bfloat16", "D 128, Causal(), divided",
-       "D 128, a tree, divided, bfloat16")  # fmt: skip
+       "D 128, a tree, divided, bfloat16", "D 128, causal, pages of 16, group of 4", "D 128, divided, pages of 64")  # fmt: skip
 
 
 def every(words: list[str]) -> Iterator[Compiled]:

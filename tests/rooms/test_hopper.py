@@ -16,7 +16,9 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from strobe import Alibi, Causal, Dense, Documents, Dropout, Full, Invalid, Mask, Paged, Prefix, Scaled, Tree, Unsupported, Window, using
+from strobe import (
+    Alibi, Causal, Dense, Documents, Dropout, Full, Invalid, Mask, Paged, Prefix, Ranged, Scaled, Tree, Unsupported, Window, using,
+)  # fmt: skip
 from strobe.answers import Offer, Refusal
 from strobe.backends.hopper import merge as merging
 from strobe.backends.hopper.forms import SHARED_BYTES, TILES, Form, form, packable, section
@@ -53,12 +55,21 @@ def other_keys(keys: Any) -> Problem:
     return check(_described(Call(torch.empty(1, 256, 8, 128, dtype=torch.bfloat16, device="meta"), keys)))
 
 
-PAGES, INDEX = torch.empty(16, 16, 2, 128, dtype=torch.bfloat16, device="meta"), torch.empty(1, 16, dtype=torch.int32, device="meta")
+INDEX = torch.empty(1, 16, dtype=torch.int32, device="meta")
 NARROW = Scaled(torch.empty(1, 256, 2, 128, dtype=torch.int8, device="meta"), torch.empty(1, 256, 2, device="meta"))
 
 
 def tree_of(T: int) -> Tree:
     return Tree(torch.empty(1, T, T, dtype=torch.bool, device="meta"))
+
+
+def paged(T: int, S: int, Z: int, H: int = 8, G: int = 2, D: int = 128, B: int = 1, scaled: bool = False, **more: object) -> Problem:
+    columns = -(-S // Z)
+    k: Any = torch.empty(B * columns, Z, G, D, dtype=torch.int8 if scaled else torch.bfloat16, device="meta")
+    table, lengths = (torch.empty(*shape, dtype=torch.int32, device="meta") for shape in ((B, columns), (B,)))
+    k = Scaled(k, torch.empty(k.shape[:3], device="meta")) if scaled else k
+    q = torch.empty(B, T, H, D, dtype=torch.bfloat16, device="meta")
+    return check(_described(Call(q, Paged(k, k, table, lengths, S), **more)))  # type: ignore[arg-type]
 
 
 # ── the desk ──
@@ -80,7 +91,10 @@ def tree_of(T: int) -> Tree:
         (H200, problem(T=15), "a warpgroup's product has 64 rows; 15 queries make 60"),
         (H200, problem(T=63, H=6, G=2), "63 queries make 63"),
         (H200, problem(S=0), "there are no keys"),
-        (H200, other_keys(Paged(PAGES, PAGES, INDEX, INDEX[:, 0], 256)), "no pages here"),
+        (H200, paged(256, 256, 4), "powers of two from 8 to 1,024 tokens; got 4"),
+        (H200, paged(256, 256, 48), "got 48"),
+        (H200, paged(256, 256, 2048), "got 2048"),
+        (H200, paged(256, 256, 16, scaled=True), "no keys with scales here"),
         (H200, other_keys(Keys(NARROW, NARROW)), "no keys with scales here"),
         (H200, problem(mask=Causal() & Dense(torch.empty(256, 256, dtype=torch.bool, device="meta"))), "got Dense"),
         (H200, problem(mask=Documents(INDEX.new_empty(1, 256), INDEX.new_empty(1, 256))), "got Documents"),
@@ -362,6 +376,89 @@ def test_more_of_it_on_a_chip_drawn_otherwise(case: Case, seed: int) -> None:
     close(build(case, "bfloat16", seed), case, "bfloat16", seed)
 
 
+PAGES = (
+    Case("pages of 8, ragged", 3, 65, 200, 4, 4, 64, keys="paged 8", mask=Causal(), lengths=(200, 0, 77)),
+    Case("pages of 8, width 256", 2, 70, 150, 4, 1, 256, keys="paged 8", mask=Causal(), lengths=(150, 71)),
+    Case("pages of 16, group of 4", 2, 130, 400, 8, 2, 128, keys="paged 16", mask=Causal(), lengths=(400, 131)),
+    Case("pages of 16, group of 8, a window", 2, 90, 500, 8, 1, 64, keys="paged 16", mask=Causal() & Window(before=99), lengths=(500, 300)),
+    Case("pages of 32, D 96", 1, 100, 300, 2, 1, 96, keys="paged 32", lengths=(290,)),
+    Case("pages of 64, many tiles, terms", 2, 300, 300, 4, 1, 128, keys="paged 64", mask=Causal(), lengths=(300, 299), terms=("cap", "sink")),
+    Case("pages of 64, four warpgroups", 1, 300, 420, 2, 2, 64, keys="paged 64", mask=Causal(), lengths=(420,)),
+    Case("pages of 128, first given", 2, 80, 300, 4, 2, 128, keys="paged 128", mask=Causal(), lengths=(300, 140), first=(100, -20)),
+    Case("pages of 256, prefix", 2, 100, 600, 2, 2, 128, keys="paged 256", mask=Prefix(150), lengths=(600, 257)),
+    Case("pages of 1024, more than there are keys", 1, 70, 100, 2, 1, 128, keys="paged 1024", mask=Causal(), lengths=(90,)),
+    Case("packed queries over pages of 16", 3, 150, 300, 4, 1, 128, keys="paged 16", queries="packed", mask=Causal(), lengths=(300, 5, 150), q_lengths=(1, 5, 150)),
+)  # fmt: skip
+PAGES_DIVIDED = (
+    Case("parts of pages of 8", 1, 40, 1700, 8, 2, 64, keys="paged 8", mask=Causal(), lengths=(1690,)),
+    Case("parts of pages of 16, ragged", 3, 30, 1500, 8, 2, 128, keys="paged 16", mask=Causal(), lengths=(1500, 0, 131), terms=("sink",)),
+    Case("parts of pages of 64", 1, 130, 2200, 2, 1, 128, keys="paged 64", mask=Causal() & Window(before=900), lengths=(2100,)),
+    Case("parts of pages of 256, 128 heads", 2, 1, 1700, 128, 1, 128, keys="paged 256", mask=Causal(), lengths=(1700, 700)),
+)  # fmt: skip
+
+
+@needs_triton
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("case", (*PAGES, *PAGES_DIVIDED), ids=lambda case: case.name)
+def test_keys_in_pages(case: Case, seed: int) -> None:
+    call = build(case, "bfloat16", seed)
+    units = UNITS if case in PAGES_DIVIDED else 3
+    answer = offer(problem_of(call), replace(H200, units=units))
+    assert isinstance(answer, Offer) and (answer.splits > 1) == (case in PAGES_DIVIDED)
+    close(call, case, "bfloat16", seed, units)
+
+
+@needs_triton
+@pytest.mark.parametrize("wrong", [2**31 - 1, -(2**31), -1])
+@pytest.mark.parametrize("case", (PAGES[0], PAGES[2], PAGES[6], PAGES_DIVIDED[1]), ids=lambda case: case.name)
+def test_entries_behind_a_sequence_are_not_read(case: Case, wrong: int) -> None:
+    units = UNITS if case in PAGES_DIVIDED else 3
+    right = pretend(build(case, "bfloat16"), 1, units)
+    call = build(case, "bfloat16")
+    keys: Any = call.keys
+    columns = torch.arange(keys.table.shape[1])
+    keys.table[columns * keys.keys.shape[1] >= keys.lengths[:, None]] = wrong
+    found = pretend(call, 2, units)
+    some = keys.lengths > 0
+    assert torch.equal(found.out[some], right.out[some]) and torch.equal(found.lse[some], right.lse[some])
+    assert not bool(found.out[~some].count_nonzero()) and bool(found.lse[~some].isneginf().all() or case.terms)
+
+
+@needs_triton
+def test_pages_and_a_plain_array_of_the_same_keys_are_the_same_bits() -> None:
+    call = build(PAGES[2], "bfloat16")
+    keys: Any = call.keys
+    k, v = (side[keys.table.long()].flatten(1, 2) for side in (keys.keys, keys.values))
+    starts = torch.zeros_like(keys.lengths)
+    other = pretend(call._replace(keys=Ranged(k, v, starts, keys.lengths)), 3)
+    found = pretend(call, 4)
+    assert torch.equal(found.out, other.out) and torch.equal(found.lse, other.lse)
+
+
+@needs_triton
+def test_keys_and_values_that_lie_side_by_side_by_heads_first() -> None:
+    call = build(PAGES[2], "bfloat16")
+    keys: Any = call.keys
+    both = torch.stack((keys.keys, keys.values), 1).transpose(2, 3).contiguous().transpose(2, 3)  # [P, 2, Z, G, D], heads before tokens
+    other = pretend(call._replace(keys=replace(keys, keys=both[:, 0], values=both[:, 1])))
+    assert torch.equal(pretend(call).out, other.out)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kernel_of"),
+    [
+        (paged(512, 16384, 64, 32, 8), "forward"), (paged(64, 8192, 64, 32, 8), "forward"), (paged(64, 8192, 4, 32, 8), "decode"),
+        (paged(16, 8192, 64, 32, 8), "decode"), (paged(1, 8192, 64, 32, 8), "decode"), (paged(17, 65536, 16, 32, 8), "forward"),
+        (paged(64, 8192, 64, 32, 8, D=256), "decode"), (paged(64, 8192, 64, 32, 8, D=256, B=8), "forward"),
+        (paged(64, 128, 64, 32, 8, D=256), "forward"), (paged(2, 8192, 64, 128, 1), "forward"),
+        (paged(64, 8192, 64, 32, 8, scaled=True), "decode"), (replace(paged(64, 8192, 64, 32, 8), invariant=True), "decode"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_which_kernel_reads_pages(asked: Problem, kernel_of: str) -> None:
+    assert plan(asked, H200).offer.kernel == kernel_of and plan(asked, H200).room == "hopper"
+
+
 @needs_triton
 def test_order_of_warps_and_number_of_multiprocessors_change_no_bit() -> None:
     call = build(MORE[1], "bfloat16")
@@ -439,6 +536,9 @@ def test_a_wait_that_is_left_out_shows() -> None:
 # ── compiled ──
 
 
+PAGED = ("D 128, causal, pages of 16, group of 4", "D 128, divided, pages of 64")
+
+
 @needs_triton
 def test_kernels_compile_for_sm90_without_a_gpu() -> None:
     home = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -449,7 +549,8 @@ def test_kernels_compile_for_sm90_without_a_gpu() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     attend = [line for line in lines if line["kernel"] == "attend"]
-    assert len(attend) == 6 and len(lines) == 7
+    by_name = {line["what"]: line for line in attend}
+    assert len(attend) == 8 and len(lines) == 9
     for line in attend:
         print(f"{line['what']:40} {line['registers']:4} registers, {line['spills']:4} stack accesses, {line['shared']:7} B, loops {line['loops']}")
         assert not line["serialized"]
@@ -458,3 +559,9 @@ def test_kernels_compile_for_sm90_without_a_gpu() -> None:
         each = made.width // 16 + made.tile.keys // 16  # products of one block: scores, and the weighted sum
         assert line["loops"] and all(found == [each, 0] for found in line["loops"])
         assert line["spills"] == 0 or "D 64" in line["what"]  # there a few, at the end of a tile
+    # boxes of pages lie where the one box of a block does: 128 rows of 128 bytes of its first columns, then as many of its last
+    plain, small, large = (by_name[name]["places"] for name in ("D 128, causal, group of 4", *PAGED))
+    assert [[0, 0], [64, 16384]] in plain
+    for places, rows in ((small, 16), (large, 64)):
+        boxes = [[column, column // 64 * 16384 + row * 128] for row in range(0, 128, rows) for column in (0, 64)]
+        assert sum(found == boxes for found in places) == 4  # keys and values, of the first block and of those behind it

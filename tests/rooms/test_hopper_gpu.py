@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from strobe import Causal, Full, Mask, Packed, Prefix, Ranged, Sink, SoftCap, State, Tree, Window, attention, attention_state, using
+from strobe import Causal, Full, Mask, Packed, Paged, Prefix, Ranged, Sink, SoftCap, State, Tree, Window, attention, attention_state, using
 from strobe.backends.hopper.offer import forward as offer
 from strobe.answers import Offer
 from strobe.faces import torch as face
@@ -28,7 +28,7 @@ from ..contract.poison import poison_unseen, poisoned_memory
 from ..contract.rooms import problem_of, run
 from ..contract.test_forward import _wide
 from ..contract.tolerance import PROMISED, error, plain
-from .test_hopper import DIVIDED, MORE, WILD_TREE, nodes, shared_nodes
+from .test_hopper import DIVIDED, MORE, PAGES, PAGES_DIVIDED, WILD_TREE, nodes, shared_nodes
 
 
 def here() -> bool:
@@ -63,7 +63,7 @@ def offered() -> list[Any]:
     machine = face.machine("cuda:0")
     return [
         pytest.param(case, dtype, id=f"{case.name}-{dtype}")
-        for case in (*CASES, *MORE, *DIVIDED)
+        for case in (*CASES, *MORE, *DIVIDED, *PAGES, *PAGES_DIVIDED)
         for dtype in case.dtypes
         if isinstance(offer(problem_of(build(case, dtype)), machine), Offer)
     ]
@@ -145,6 +145,47 @@ def drawn(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.randn(*shape, device="cuda", dtype=dtype)
 
 
+def paged(lengths: Tensor, page: int, D: int) -> Paged:
+    """Keys of 2 and, of one sequence, 8 heads in pages without order; entries behind a sequence are no pages, keys behind it NaN."""
+    columns = -(-int(lengths.max()) // page)
+    G, count = 8 if len(lengths) == 1 else 2, columns * len(lengths) + 5
+    table = torch.randperm(count)[: columns * len(lengths)].view(-1, columns).int()
+    k, v = drawn(count, page, G, D), drawn(count, page, G, D)
+    unused = torch.ones(count, page, dtype=torch.bool)
+    for row, n in zip(table, lengths.tolist(), strict=True):
+        s = torch.arange(n)
+        unused[row[s // page].long(), s % page] = False
+        row[-(-n // page) :] = 2**31 - 1
+    k[unused.cuda()] = torch.nan
+    v[unused.cuda()] = torch.nan
+    return Paged(k, v, table.cuda(), lengths.int().cuda(), int(lengths.max()))
+
+
+@pytest.mark.parametrize("T", [65, 300, 1000])
+@pytest.mark.parametrize("page", [8, 64, 256, 1024])
+@pytest.mark.parametrize("D", [64, 128, 256])
+def test_pages_mean_what_their_keys_in_order_do(D: int, page: int, T: int) -> None:
+    """Ragged, with groups of 1, 4 and 8, causal and with a window; NaN behind the ends, and entries that are no pages."""
+    keys = paged(torch.tensor([2050, 1, T, 777]), page, D)
+    columns = torch.arange(keys.table.shape[1], device="cuda").minimum((keys.lengths[:, None] - 1) // page)
+    rows = keys.table.long().gather(1, columns)
+    k, v = (side[rows].flatten(1, 2)[:, :2304].contiguous() for side in (keys.keys, keys.values))
+    ranges = Ranged(k, v, torch.zeros_like(keys.lengths), keys.lengths)
+    for group, mask in ((1, Causal()), (4, Full()), (8, Causal() & Window(before=100))):
+        q = drawn(4, T, 2 * group, D)
+        machine = face.machine("cuda:0")
+        states = []
+        for side in (keys, ranges):
+            call = Call(q, side, mask)
+            answer = offer(problem_of(call), machine)
+            assert isinstance(answer, Offer)
+            states.append(kernel("hopper", answer.kernel).launch(Plan(problem_of(call), machine, "hopper", answer), call))
+        found, other = states
+        torch.testing.assert_close(found.out, other.out, atol=5e-3, rtol=2e-2)
+        torch.testing.assert_close(found.lse, other.lse, atol=1e-4, rtol=1e-5)
+        assert bool(found.out.isfinite().all())
+
+
 def calls() -> dict[str, Callable[[], State]]:
     """Some with a tile a multiprocessor, some with many, whose programs count them."""
     q, k = drawn(2, 300, 8, 128), drawn(2, 300, 2, 128)
@@ -153,7 +194,10 @@ def calls() -> dict[str, Callable[[], State]]:
     few, cached = drawn(1, 64, 32, 128), drawn(1, 20000, 8, 128)
     grown = Tree((drawn(1, 64, 64) > 0) | torch.eye(64, device="cuda").bool())
     sink, lengths = Sink(drawn(8, dtype=torch.float32)), torch.tensor([300, 170], device="cuda", dtype=torch.int32)
+    pages, in_pages = (paged(torch.tensor(lies), 16, 128) for lies in ((300, 170), (20000,)))
     return {
+        "pages": lambda: attention_state(q, pages, mask=Causal()),
+        "pages, divided": lambda: attention_state(few, in_pages, mask=Causal()),
         "short": lambda: attention_state(q, k, k, mask=Causal()),
         "long": lambda: attention_state(long_q, long_k, long_k, mask=Causal()),
         "divided": lambda: attention_state(few, cached, cached, mask=Causal()),
@@ -166,7 +210,7 @@ def calls() -> dict[str, Callable[[], State]]:
     }
 
 
-NAMES = ("short", "long", "divided", "tree", "full", "window", "packed", "ranges", "terms")
+NAMES = ("pages", "pages, divided", "short", "long", "divided", "tree", "full", "window", "packed", "ranges", "terms")
 
 
 @pytest.fixture

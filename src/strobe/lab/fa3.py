@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from strobe.errors import Invalid
+from strobe.layouts import Paged
 
 
 def load(path: str) -> None:
@@ -30,18 +31,33 @@ def over(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window: int = -1,
     """A call over dense arrays `[B, T, H, D]`, `[B, S, G, D]`, which it takes packed; `window` keys before a query's own, −1 for all; 0
     splits are as many as it likes."""
     (B, T), S = q.shape[:2], k.shape[1]
-    rows, keys, values = (x.flatten(0, 1) for x in (q, k, v))
-    q_offsets, k_offsets = (torch.arange(B + 1, dtype=torch.int32, device=q.device) * n for n in (T, S))
+    k_offsets = torch.arange(B + 1, dtype=torch.int32, device=q.device) * S
+    return _started(q, k.flatten(0, 1), v.flatten(0, 1), (k_offsets, None, None), (T, S), (causal, window, splits))
+
+
+def paged(q: Tensor, keys: Paged, causal: bool = True) -> Callable[[], Tensor]:
+    """A call of queries `[B, T, H, D]` over pages."""
+    return _started(q, keys.keys, keys.values, (None, keys.lengths, keys.table), (q.shape[1], keys.longest), (causal, -1, 0))
+
+
+def _started(
+    q: Tensor, keys: Tensor, values: Tensor, lie: tuple[Tensor | None, Tensor | None, Tensor | None], longest: tuple[int, int],
+    how: tuple[bool, int, int],
+) -> Callable[[], Tensor]:  # fmt: skip
+    """A call, its results as the queries lie; keys by (offsets, lengths in use, a table), how by (causal, window, splits)."""
+    (B, T), rows = q.shape[:2], q.flatten(0, 1)
+    q_offsets = torch.arange(B + 1, dtype=torch.int32, device=q.device) * T
     out, scale = torch.empty_like(rows), q.shape[-1] ** -0.5
+    (k_offsets, used, table), (causal, window, splits) = lie, how
 
     def run() -> Tensor:
         torch.ops._vllm_fa3_C.fwd(
             rows, keys, values,
             None, None, None,  # new keys, new values, queries of values
             out, q_offsets, k_offsets,
-            None, None, None,  # offsets of new keys, lengths in use
-            T, S,
-            None, None, None,  # a table, which sequences, padding to the left
+            None, None, used,  # offsets of new keys, queries in use, keys in use
+            *longest,
+            table, None, None,  # which sequences, padding to the left
             None, None, None,  # a rotation
             None, None, None,  # scales of narrow numbers
             scale, causal, window, 0 if window >= 0 else -1, 0.0, True,  # no cap

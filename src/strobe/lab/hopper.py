@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from strobe import Causal, Packed, Window, attention, using
+from strobe import Causal, Packed, Paged, Window, attention, using
 from strobe.lab import fa3
 from strobe.lab.gpu import Run, Shape, Work, arrays, forward, near
 
@@ -15,11 +15,11 @@ FA3, TRITON = "FlashAttention 3", "the Triton room"
 
 
 def suite(shapes: list[Shape], with_fa3: bool) -> list[Callable[[], Work]]:
-    """The shapes that the field compares on, windows of 1,024, and a packed batch of ragged lengths beside a dense one."""
+    """The shapes that the field compares on, windows of 1,024, a packed batch of ragged lengths, and a chunk over a cache in pages."""
     longest = max(shape.S for shape in shapes)
     works: list[Callable[[], Work]] = [lambda shape=shape: prompt(shape, with_fa3) for shape in shapes]
     works += [lambda D=D: window(Shape(longest, D, 2048 // D, 2048 // D, True), with_fa3) for D in (64, 128)]
-    return [*works, lambda: packed(longest)]
+    return [*works, lambda: packed(longest), lambda: chunk(longest, with_fa3)]
 
 
 def elsewhere(run: Run) -> Run:
@@ -67,3 +67,20 @@ def packed(longest: int, sequences: int = 100) -> Work:
     case = f"forward B{sequences} packed, {min(lengths)} to {max(lengths)}, H16 D128 bf16 causal"
     return Work(case, run, {TRITON: elsewhere(run)}, flops)
 
+
+def chunk(longest: int, with_fa3: bool, queries: int = 512, page: int = 64) -> Work:
+    """The last queries of a sequence of 32 heads over 8 of keys, which lie in pages of a table without order."""
+    count = longest // page
+    q = torch.randn(1, queries, 32, 128, device="cuda", dtype=torch.bfloat16)
+    k, v = (torch.randn(count, page, 8, 128, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    table = torch.randperm(count, device="cuda", dtype=torch.int32).view(1, count)
+    keys = Paged(k, v, table, torch.full((1,), longest, device="cuda", dtype=torch.int32), longest)
+    run = lambda: attention(q, keys, mask=Causal())
+    peers = {TRITON: elsewhere(run)}
+    if with_fa3:
+        peers[FA3] = fa3.paged(q, keys)
+    case = f"B1 T{queries} S{longest} H32 G8 D128 bf16 causal, pages of {page}"
+    for peer, other in peers.items():
+        near("forward", f"{peer}, {case}", (run(),), (other(),))
+    pairs = queries * longest - queries * (queries - 1) // 2
+    return Work(f"forward {case}", run, peers, 4.0 * 32 * 128 * pairs)

@@ -12,10 +12,10 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from strobe.backends.hopper.forms import Form, form, places, section
-from strobe.layouts import Dense, Packed, PackedKeys, Ranged
+from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.masks import Prefix, Tree, split
 from strobe.plan import Plan
-from strobe.problem import Call, Problem
+from strobe.problem import Call, Problem, key_sides
 
 FAR = 2**30  # of a window's reach: no sequence is longer, and sums with positions stay below 2³¹
 
@@ -118,8 +118,8 @@ def fixed(plan: Plan) -> Fixed:
     return Fixed(
         form=made,
         q=_shape(made.tokens, made.pack, made.width, problem.dtype),
-        k=_shape(made.tile.keys, 1, made.width, problem.dtype),
-        v=_shape(made.tile.keys, 1, made.value_width, problem.dtype),
+        k=_shape(made.box, 1, made.columns, problem.dtype),
+        v=_shape(made.box, 1, made.columns, problem.dtype),
         out=_shape(made.tokens, made.pack, made.value_width, problem.dtype),
         units=units_of if made.packed else units_of * problem.B,
         units_of=units_of,
@@ -143,9 +143,10 @@ class Where(NamedTuple):
     first: int | None
     prefixes: Tensor | None
     tree: Tensor | None  # bytes of which queries see which
+    table: Tensor | None  # of pages
 
 
-NOWHERE = Where(None, None, None, None, None, None, None)
+NOWHERE = Where(None, None, None, None, None, None, None, None)
 
 
 def where(call: Call) -> Where:
@@ -157,12 +158,21 @@ def where(call: Call) -> Where:
     return Where(
         offsets=call.q.offsets if isinstance(call.q, Packed) else None,
         starts=keys.starts if isinstance(keys, Ranged) else keys.offsets if isinstance(keys, PackedKeys) else None,
-        lengths=keys.lengths if isinstance(keys, Ranged) else None,
+        lengths=keys.lengths if isinstance(keys, Ranged | Paged) else None,
         firsts=first if isinstance(first, Tensor) else None,
         first=first if isinstance(first, int) else None,
         prefixes=prefix if isinstance(prefix, Tensor) else None,
         tree=call.mask.visible.contiguous().view(torch.uint8) if isinstance(call.mask, Tree) else None,
+        table=keys.table if isinstance(keys, Paged) else None,
     )
+
+
+def paged(plan: Plan, at: Where) -> tuple[Tensor | None, int | None, int | None]:
+    """(table, stride of its rows, pages there are); None where keys do not lie in pages."""
+    if at.table is None:
+        return None, None, None
+    assert isinstance(plan.problem, Problem)
+    return at.table, at.table.stride(0), key_sides(plan.problem.call.keys)[0].shape[0]
 
 
 def told(plan: Plan, at: Where, listed: Tensor | None = None, count: Tensor | None = None) -> tuple[Any, ...]:
@@ -173,7 +183,7 @@ def told(plan: Plan, at: Where, listed: Tensor | None = None, count: Tensor | No
     return (
         problem.T, problem.S, problem.H, known.units, known.section, known.units_of, problem.group,
         at.offsets, at.starts, at.lengths, at.firsts, at.first, known.prefix, at.prefixes, at.tree, tree_step,
-        listed, count,
+        *paged(plan, at), listed, count,
         known.before, known.after, plan.offer.splits, known.scale, known.inner,
     )  # fmt: skip
 

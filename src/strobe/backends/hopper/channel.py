@@ -59,11 +59,17 @@ class Producer:
     def send(self, array, batch, token, head, step, lane):
         """Lets the copy engine fill the slot with the box of an array `[batch, token, head, width]` that begins there; it writes
         zeros for what lies outside of the array."""
+        full, tile = self.begin(step, lane, array.block_type.nbytes)
+        fetch(array, [batch, token, head, 0], full, tile)
+
+    @gluon.jit
+    def begin(self, step, lane, BYTES: gl.constexpr):
+        """(barrier, tile) of the slot, once it is empty; so many bytes will come, as one box or as several."""
         slot = self.channel.slot(step, lane)
         mbarrier.wait(self.channel.empty.index(slot), self.channel.phase(step) ^ 1)
         full = self.channel.full.index(slot)
-        mbarrier.expect(full, array.block_type.nbytes)
-        fetch(array, [batch, token, head, 0], full, self.channel.tiles.index(slot))
+        mbarrier.expect(full, BYTES)
+        return full, self.channel.tiles.index(slot)
 
 
 @aggregate
@@ -111,16 +117,18 @@ def barriers(COUNT: gl.constexpr, ARRIVALS: gl.constexpr):
 
 
 @gluon.jit
-def channel(array, SLOTS: gl.constexpr, LANES: gl.constexpr, RECEIVERS: gl.constexpr):
-    """A channel for boxes of an array; a slot is empty when all its receivers have released it."""
-    tiles = gl.allocate_shared_memory(array.dtype, [SLOTS * LANES] + array.block_type.shape, array.layout)
+def channel(array, TOKENS: gl.constexpr, WIDTH: gl.constexpr, SLOTS: gl.constexpr, LANES: gl.constexpr, RECEIVERS: gl.constexpr):
+    """A channel for tiles of so many tokens and columns, each an array's box or several; a slot is empty when all its receivers have
+    released it."""
+    tiles = gl.allocate_shared_memory(array.dtype, [SLOTS * LANES, 1, TOKENS, array.block_type.shape[2], WIDTH], array.layout)
     return Channel(tiles, barriers(SLOTS * LANES, 1), barriers(SLOTS * LANES, RECEIVERS), SLOTS, LANES)
 
 
 @aggregate
 class Addresses:
-    """Where keys and values lie: of each its address and its strides of sequence, token and head; behind them where a tree lies, and
-    its stride of sequence. In shared memory, for what is hardly ever used would take registers from the loop."""
+    """Where keys and values lie: of each its address and its strides of sequence or page, token and head; behind them where a tree lies and
+    its stride of sequence, or, of keys in pages, which have no tree, the table's address and stride, the last page there is, and the last
+    key a table tells. In shared memory, for what is hardly ever used would take registers from the loop."""
 
     numbers: gl.shared_memory_descriptor
 
@@ -146,12 +154,20 @@ class Addresses:
         """The address of a sequence's tree."""
         return gl.cast(self.get(8), gl.pointer_type(gl.uint8), bitcast=True) + batch * self.get(9)
 
+    @gluon.jit
+    def page(self, sequence, token, PAGE: gl.constexpr):
+        """The page of a sequence's key."""
+        column = gl.minimum(token, self.get(11)) // PAGE
+        entry = gl.cast(self.get(8), gl.pointer_type(gl.int32), bitcast=True) + sequence * self.get(9) + column
+        return gl.minimum(gl.maximum(gl.load(entry), 0), self.get(10))
+
 
 @gluon.jit
-def addresses(k_data, k_strides, v_data, v_strides, tree, tree_step, form: gl.constexpr):
+def addresses(k_data, k_strides, v_data, v_strides, tree, tree_step, table, table_step, pages, S, form: gl.constexpr):
     """The addresses, if the kernel may need them."""
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    numbers = gl.allocate_shared_memory(gl.int64, [10 if form.tree else 8, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    COUNT: gl.constexpr = 12 if form.page is not None else 10 if form.tree else 8
+    numbers = gl.allocate_shared_memory(gl.int64, [COUNT, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     if form.unseen:
         for side in gl.static_range(2):
             data, strides = (k_data, k_strides) if side == 0 else (v_data, v_strides)
@@ -159,6 +175,12 @@ def addresses(k_data, k_strides, v_data, v_strides, tree, tree_step, form: gl.co
             numbers.index(4 * side).store(zero + gl.cast(data, gl.int64, bitcast=True))
             for i in gl.static_range(3):
                 numbers.index(4 * side + 1 + i).store(zero + strides[i])
+        if form.page is not None:
+            zero = gl.full([1], 0, gl.int64, layout=layout)
+            numbers.index(8).store(zero + gl.cast(table, gl.int64, bitcast=True))
+            numbers.index(9).store(zero + table_step)
+            numbers.index(10).store(zero + pages - 1)
+            numbers.index(11).store(zero + S - 1)
     if form.tree:
         nothing = gl.full([1], 0, gl.int64, layout=layout)
         numbers.index(8).store(nothing + gl.cast(tree, gl.int64, bitcast=True))

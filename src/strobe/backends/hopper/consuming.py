@@ -231,12 +231,19 @@ def carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form:
     tree = nodes(rows, jobs, turn, b_first, form)
     b_first = gl.convert_layout(b_first, gl.SliceLayout(1, v_layout))
     b_last = gl.convert_layout(b_last, gl.SliceLayout(1, v_layout))
-    p_k, k_step = rows.of(0, jobs.get(turn, K_BATCH), jobs.get(turn, K_FIRST), jobs.get(turn, K_HEAD), q.dtype)
-    p_v, v_step = rows.of(1, jobs.get(turn, K_BATCH), jobs.get(turn, K_FIRST), jobs.get(turn, K_HEAD), q.dtype)
+    if form.page is None:
+        p_k, k_step = rows.of(0, jobs.get(turn, K_BATCH), jobs.get(turn, K_FIRST), jobs.get(turn, K_HEAD), q.dtype)
+        p_v, v_step = rows.of(1, jobs.get(turn, K_BATCH), jobs.get(turn, K_FIRST), jobs.get(turn, K_HEAD), q.dtype)
     b_o = gl.full([64, form.value_width], 0.0, gl.float32, layout=v_layout)
     for n in range(low * form.tile.keys, gl.minimum(high * form.tile.keys, jobs.get(turn, LENGTH))):
-        b_k = gl.load(p_k + n * k_step + o_d, mask=o_d < form.D, other=0.0).to(gl.float32)
-        b_v = gl.load(p_v + n * v_step + o_v, mask=o_v < form.V, other=0.0).to(gl.float32)
+        if form.page is None:
+            p_key, p_value = p_k + n * k_step, p_v + n * v_step
+        else:
+            page = rows.page(jobs.get(turn, K_BATCH), n, form.page)
+            p_key, k_step = rows.of(0, page, n % form.page, jobs.get(turn, K_HEAD), q.dtype)
+            p_value, v_step = rows.of(1, page, n % form.page, jobs.get(turn, K_HEAD), q.dtype)
+        b_k = gl.load(p_key + o_d, mask=o_d < form.D, other=0.0).to(gl.float32)
+        b_v = gl.load(p_value + o_v, mask=o_v < form.V, other=0.0).to(gl.float32)
         b_q = q.reshape([64, form.width]).load(k_layout).to(gl.float32)
         b_s = gl.convert_layout(gl.sum(b_q * b_k[None, :], 1), gl.SliceLayout(1, v_layout))
         b_p = gl.exp2(capped(b_s, inner, form) * scale - b_base)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from strobe.layouts import Dense, Packed, Ranged
+from strobe.layouts import Dense, Packed, Paged, Ranged
 from strobe.masks import Prefix, Tree, split
-from strobe.problem import Problem
+from strobe.problem import Problem, key_sides
+from strobe.terms import Scaled
 
 ROWS = 64  # of a warpgroup's product, the least there is
 SHARED_BYTES = 227 << 10  # of a program (CUDA programming guide, table of compute capabilities)
@@ -43,6 +44,7 @@ TILES = {
     "masked": {64: Tile(128, 3, 3, 2, (160, 160, 24)), 128: Tile(128, 2, 2, 2, (224, 56)), 256: Tile(64, 2, 2, 1, (240, 24))},
 }
 WIDEST = 256
+PAGES = tuple(1 << n for n in range(3, 11))  # tokens: eight rows are a swizzle's pattern
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Form:
     divided: bool = False  # keys are cut into parts, which a merge joins
     spread: bool = False  # the heads of a group fill a tile: each warpgroup has `pack` of them, all of the same query
     tree: bool = False  # from the first query's position on, bits say which keys a query sees
+    page: int | None = None  # tokens of a page, a power of two from 8 on, where keys lie in pages
 
     @property
     def width(self) -> int:
@@ -104,6 +107,22 @@ class Form:
         return ROWS * self.tile.groups
 
     @property
+    def box(self) -> int:
+        """Keys that the copy engine fetches at a time."""
+        return self.tile.keys if self.page is None else min(self.page, self.tile.keys)
+
+    @property
+    def boxes(self) -> int:
+        """Of a block, side by side along the keys."""
+        return self.tile.keys // self.box
+
+    @property
+    def columns(self) -> int:
+        """Of a box of keys or values. Of a page's 64, a row of the swizzle: the columns of a block lie by such rows, and within
+        those the boxes."""
+        return self.width if self.page is None else 64
+
+    @property
     def shared_bytes(self) -> int:
         """What queries, keys and values in flight take."""
         tile = self.tile
@@ -129,13 +148,18 @@ def parts(problem: Problem, units: int) -> int:
     """Parts that the keys are cut into, so that one wave of programs fills the chip: 1 where tiles of rows do, where there are no more
     than a warpgroup's, or where the merge could not find the rows."""
     call, width = problem.call, padded(problem.D)
-    plain = isinstance(call.keys, Dense | Ranged) and not isinstance(call.q, Packed) and (not split(call.mask)[2] or is_tree(problem))
+    bare = not split(call.mask)[2] or (is_tree(problem) and not isinstance(call.keys, Paged))
+    plain = isinstance(call.keys, Dense | Ranged | Paged) and not isinstance(call.q, Packed) and bare
     rows = problem.T * problem.group
     whole = problem.group in (packable(problem.group), 2 * ROWS)  # a tile holds all heads of a key head
     if not plain or problem.scaled or width != padded(problem.V) or width > 128 or not whole or rows <= ROWS:
         return 1
-    lanes = -(-rows // (2 * ROWS)) * problem.G * problem.B
-    return max(1, min(units // max(1, lanes), problem.S // LEAST))
+    return max(1, min(units // max(1, programs(problem)), problem.S // LEAST))
+
+
+def programs(problem: Problem) -> int:
+    """Tiles of 128 rows of all key heads and sequences."""
+    return -(-problem.T * problem.group // (2 * ROWS)) * problem.G * problem.B
 
 
 def form(problem: Problem, divided: bool = False) -> Form:
@@ -148,15 +172,26 @@ def form(problem: Problem, divided: bool = False) -> Form:
     tile = FOUR if SHORT[kind] > problem.T and padded(problem.D) == 64 else TILES[kind][padded(problem.D)]
     if divided:
         tile = DIVIDED[padded(problem.D)]
-    if packed and tile.groups == 2:
+    page = page_tokens(problem)
+    if page is not None and tile.groups == 2:
+        tile = replace(tile, registers=(224, 56))  # or the warp that loads spills, which has pages to tell apart
+    elif packed and tile.groups == 2:
         tile = replace(tile, registers=(240, 24))  # no spills, where (224, 56) has some; the other way round for dense queries
     return Form(
         D=problem.D, V=problem.V, tile=tile, pack=packable(problem.group),
         before=before is not None, after=after is not None or tree, prefix=prefix,
         unseen=not whole or prefix or tree or (before, after) != (None, None),
         cap="no" if call.cap is None else "fast" if problem.dtype == "bfloat16" else "exact",
-        packed=packed, divided=divided, spread=divided and problem.group > ROWS, tree=tree,
+        packed=packed, divided=divided, spread=divided and problem.group > ROWS, tree=tree, page=page,
     )  # fmt: skip
+
+
+def page_tokens(problem: Problem) -> int | None:
+    """Tokens of a page; None where keys do not lie in pages."""
+    if not isinstance(problem.call.keys, Paged):
+        return None
+    side = key_sides(problem.call.keys)[0]
+    return (side.data if isinstance(side, Scaled) else side).shape[1]
 
 
 def places(problem: Problem, made: Form, count: int) -> int:

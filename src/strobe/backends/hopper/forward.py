@@ -27,6 +27,7 @@ from strobe.backends.hopper.jobs import (
     AFTER, BATCH, BEFORE, HEAD, HEADS, HIGH, K_BATCH, K_FIRST, K_HEAD, LENGTH, LOW, MORE, POSITION, PREFIX, QUERIES, ROW, TOKEN, board,
 )  # fmt: skip
 from strobe.backends.hopper.merge import join
+from strobe.backends.hopper.paging import pages_of, send_block
 from strobe.backends.hopper.schedule import blocks_of_tile, list_tiles, part_of, tile_of
 from strobe.backends.hopper.starting import aligned_to, kept, start
 from strobe.plan import Plan
@@ -39,7 +40,7 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}  # Triton 3.10 will not fus
 @gluon.jit
 def produce(
     q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts, first,
-    prefix, prefixes, listed, count, before, after, parts, form: gl.constexpr,
+    prefix, prefixes, table, table_step, pages, listed, count, before, after, parts, form: gl.constexpr,
 ):  # fmt: skip
     """One warp: takes tiles until there are none."""
     GROUPS: gl.constexpr = form.tile.groups
@@ -127,10 +128,13 @@ def produce(
         turn += 1
 
         at = k_first + (high - 1) * form.tile.keys
-        to_keys.send(k, k_batch, at, k_head, step, 0)
+        b_pages = pages_of(table, table_step, pages, sequence, at, length, S, form)
+        send_block(to_keys, k, b_pages, k_batch, at, k_head, step, form)
         for _ in range(low + 1, high):
-            to_keys.send(k, k_batch, at - form.tile.keys, k_head, step + 1, 0)
-            to_values.send(v, k_batch, at, k_head, step, 0)
+            b_next = pages_of(table, table_step, pages, sequence, at - form.tile.keys, length, S, form)
+            send_block(to_keys, k, b_next, k_batch, at - form.tile.keys, k_head, step + 1, form)
+            send_block(to_values, v, b_pages, k_batch, at, k_head, step, form)
+            b_pages = b_next
             at -= form.tile.keys
             step += 1
         # as late as the channels allow, so that whoever is first takes the next tile
@@ -138,7 +142,7 @@ def produce(
             index = total
         else:
             index = gl.atomic_add(counter, 1) + gl.num_programs(0)
-        to_values.send(v, k_batch, at, k_head, step, 0)
+        send_block(to_values, v, b_pages, k_batch, at, k_head, step, form)
         step += 1
     jobs.clear(turn)
     jobs.put(turn, MORE, 0)
@@ -146,21 +150,23 @@ def produce(
 
 
 @gluon.jit(do_not_specialize=[
-    "T", "S", "H", "units", "section", "units_of", "group", "first", "prefix", "tree_step", "before", "after", "parts",
+    "T", "S", "H", "units", "section", "units_of", "group", "first", "prefix", "tree_step", "table_step", "pages", "before", "after",
+    "parts",
 ])  # fmt: skip
 def attend(
     q, k, v, o, out, lse, sink, k_data, k_strides, v_data, v_strides, counter, T, S, H, units, section, units_of, group, offsets, starts,
-    lengths, firsts, first, prefix, prefixes, tree, tree_step, listed, count, before, after, parts, scale, inner, form: gl.constexpr,
+    lengths, firsts, first, prefix, prefixes, tree, tree_step, table, table_step, pages, listed, count, before, after, parts, scale, inner,
+    form: gl.constexpr,
 ):  # fmt: skip
     """Tiles of queries, taken by programs one after another."""
     if form.divided:
         gdc_wait()
         gdc_launch_dependents()  # the merge waits on its own
-    queries = channel(q, form.tile.turns, form.tile.groups, 1)
-    keys = channel(k, form.tile.slots, 1, form.tile.groups)
-    values = channel(v, form.tile.slots, 1, form.tile.groups)
+    queries = channel(q, form.tokens, form.width, form.tile.turns, form.tile.groups, 1)
+    keys = channel(k, form.tile.keys, form.width, form.tile.slots, 1, form.tile.groups)
+    values = channel(v, form.tile.keys, form.value_width, form.tile.slots, 1, form.tile.groups)
     jobs = board(form.tile.groups)
-    rows = addresses(k_data, k_strides, v_data, v_strides, tree, tree_step, form)
+    rows = addresses(k_data, k_strides, v_data, v_strides, tree, tree_step, table, table_step, pages, S, form)
     fence_async_shared()
     if form.tile.groups == 2:
         gl.warp_specialize([
@@ -168,7 +174,7 @@ def attend(
             (consume, (1, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
-                first, prefix, prefixes, listed, count, before, after, parts, form,
+                first, prefix, prefixes, table, table_step, pages, listed, count, before, after, parts, form,
             )),
         ], [4, 1], form.tile.registers)  # fmt: skip
     elif form.tile.groups == 3:
@@ -178,7 +184,7 @@ def attend(
             (consume, (2, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
-                first, prefix, prefixes, listed, count, before, after, parts, form,
+                first, prefix, prefixes, table, table_step, pages, listed, count, before, after, parts, form,
             )),
         ], [4, 4, 1], form.tile.registers)  # fmt: skip
     else:
@@ -189,7 +195,7 @@ def attend(
             (consume, (3, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
-                first, prefix, prefixes, listed, count, before, after, parts, form,
+                first, prefix, prefixes, table, table_step, pages, listed, count, before, after, parts, form,
             )),
         ], [4, 4, 4, 1], form.tile.registers)  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from strobe.answers import Offer, Question, Refusal
 from strobe.backends.hopper import decoding
-from strobe.backends.hopper.forms import ROWS, WIDEST, form, is_tree, packable, padded, parts, places
+from strobe.backends.hopper.forms import PAGES, ROWS, WIDEST, form, is_tree, packable, padded, page_tokens, parts, places, programs
 from strobe.layouts import Packed, Paged
 from strobe.machine import Machine
 from strobe.masks import Prefix, split
@@ -23,13 +23,23 @@ def offer(problem: Question, machine: Machine) -> Offer | Refusal:
     if no or not isinstance(problem, Problem) or problem.verb != "attention":
         return forward(problem, machine)
     asked = [decoding.decode, forward]
-    if not isinstance(problem.call.keys, Paged) and (problem.S < CACHED * problem.T or parts(problem, machine.units) > 1):
+    if _prompt(problem, machine):
         asked.reverse()
     answers = [ask(problem, machine) for ask in asked]
     for answer in answers:
         if isinstance(answer, Offer):
             return answer
     return Refusal(tuple(dict.fromkeys(why for answer in answers if isinstance(answer, Refusal) for why in answer.reasons)))
+
+
+def _prompt(problem: Problem, machine: Machine) -> bool:
+    """Whether forward is asked first: where it cuts keys, or queries are more than a few beside them. Over pages, whose keys are a cache
+    always, it is asked for more rows than one warpgroup's: where it cuts keys, or its tiles fill half of the chip."""
+    count = parts(problem, machine.units)
+    if not isinstance(problem.call.keys, Paged):
+        return problem.S < CACHED * problem.T or count > 1
+    full = problem.S < CACHED * problem.T or 2 * programs(problem) >= machine.units
+    return problem.T * problem.group > ROWS and (count > 1 or (problem.T * problem.group >= 2 * ROWS and full))
 
 
 def forward(problem: Question, machine: Machine) -> Offer | Refusal:
@@ -70,8 +80,9 @@ def _arrays(problem: Problem) -> list[str]:
     rows = problem.T * packable(problem.group)
     if rows < ROWS:
         no.append(f"a warpgroup's product has {ROWS} rows; {problem.T} queries make {rows}")
-    if isinstance(keys, Paged):
-        no.append("no pages here")
+    page = page_tokens(problem)
+    if page is not None and page not in PAGES:
+        no.append(f"pages are powers of two from 8 to 1,024 tokens; got {page}")
     if problem.scaled:
         no.append("no keys with scales here")
     elif 0 in (problem.S, *(n for side in key_sides(keys) for n in side.shape)):
