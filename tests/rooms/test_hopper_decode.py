@@ -475,7 +475,7 @@ def _python(*words: str, interpret: bool = False) -> str:
 
 
 # Triton 3.6's interpreter makes numbers of arrays of one number, which 2.3 warns of and 2.5 refuses
-@pytest.mark.skipif(version("numpy").split(".")[:2] > ["2", "4"], reason="this machine's NumPy is none that Triton's interpreter can use")
+@pytest.mark.skipif(tuple(map(int, version("numpy").split(".")[:2])) > (2, 4), reason="this machine's NumPy is none that Triton's interpreter can use")
 def test_tritons_interpreter_merges_the_same() -> None:
     lines = _python("tests.rooms.hopper_decode_run", "merge", "13", interpret=True).splitlines()
     assert len(lines) == len(FORMS) and all(line.startswith("ok ") for line in lines), lines
