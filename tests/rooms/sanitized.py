@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from strobe import Alibi, Blocks, Causal, Documents, Dropout, Full, Mask, Packed, Paged, Prefix, Scaled, Sink, SoftCap, State, Window
+from strobe import Alibi, Blocks, Causal, Documents, Dropout, Full, Mask, Packed, Paged, Prefix, Scaled, Sink, SoftCap, State, Tree, Window
 from strobe import append, attention, merge, using
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
@@ -83,6 +83,26 @@ def test_packed_prompts(room: str) -> None:
     offsets = torch.tensor([0, 70, 70, 333], device="cuda", dtype=torch.int32)
     q, k, v = (drawn(333, heads, 64) for heads in (4, 2, 2))
     attention(Packed(q, offsets, 263), Packed(k, offsets, 263), v, mask=Causal())
+    torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("room", ["hopper"])
+@pytest.mark.parametrize("page", [8, 64, 256])
+def test_prompts_over_pages(page: int, room: str) -> None:
+    """One sequence of few queries, whose keys are cut into parts, and two of many; the last page of each is not full."""
+    for B, T, S in ((1, 40, 3003), (2, 261, 403)):
+        columns = -(-S // page)
+        table = torch.randperm(B * columns, device="cuda").view(B, columns).int()
+        lengths = torch.full((B,), S, device="cuda", dtype=torch.int32)
+        pages = Paged(drawn(B * columns, page, 2, 128), drawn(B * columns, page, 2, 128), table, lengths, S)
+        attention(drawn(B, T, 8, 128), pages, mask=Causal())
+    torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("room", ["hopper"])
+def test_a_tree_of_prompts_in_parts(room: str) -> None:
+    visible = torch.tril(torch.ones(1, 40, 40, device="cuda")).bool()
+    attention(drawn(1, 40, 8, 128), drawn(1, 3003, 2, 128), drawn(1, 3003, 2, 128), mask=Tree(visible))
     torch.cuda.synchronize()
 
 
