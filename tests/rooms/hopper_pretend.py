@@ -165,11 +165,11 @@ class Shared:
     def permute(self, order: tuple[int, ...]) -> Shared:
         return Shared(self.data.permute(order))
 
-    def _reinterpret(self, dtype: Any, shape: list[int], layout: Any) -> Pieces:
+    def pieces(self, array: Array, count: int) -> Pieces:
         """A block as boxes of some tokens of some columns, those of the first columns first: how a block lies, as
         `hopper_targets.places` reads in what was compiled."""
-        pieces, one, tokens, heads, columns = shape
-        assert one == heads == 1 and self.data.shape[0] == self.data.shape[2] == 1 and pieces * tokens * columns == self.data.numel()
+        one, tokens, heads, columns = array.block_type.shape
+        assert one == heads == 1 and self.data.shape[0] == self.data.shape[2] == 1 and count * tokens * columns == self.data.numel()
         block = self.data[0, :, 0]
         return Pieces([Shared(box[None, :, None]) for side in block.split(columns, 1) for box in side.split(tokens, 0)])
 
@@ -446,7 +446,7 @@ def words() -> dict[str, Any]:
     """The room's functions, as Python runs them."""
     found: dict[str, Any] = {
         "gl": language(), "gluon": SimpleNamespace(jit=_jit, constexpr_function=_jit), "aggregate": _jit, "mbarrier": Mbarrier,
-        "tma": SimpleNamespace(store_wait=store_wait), "fetch": fetch, "write_back": write_back, "barrier": lambda: None,
+        "tma": SimpleNamespace(store_wait=store_wait), "fetch": fetch, "write_back": write_back, "pieces": Shared.pieces, "barrier": lambda: None,
         "fence_async_shared": lambda: None, "gdc_wait": lambda: None, "gdc_launch_dependents": lambda: None, "warpgroup_mma": warpgroup_mma, "warpgroup_mma_wait": warpgroup_mma_wait,
     }  # fmt: skip
     for code in _codes():

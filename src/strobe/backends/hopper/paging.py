@@ -13,7 +13,7 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from strobe.backends.hopper.compat import fetch
+from strobe.backends.hopper.compat import fetch, pieces
 
 
 @gluon.jit
@@ -40,8 +40,8 @@ def send_block(to, array, b_pages, batch, at, head, step, form: gl.constexpr):
         COLUMNS: gl.constexpr = form.width // form.columns
         o_box = gl.arange(0, 32, layout=gl.BlockedLayout([1], [32], [1], [0]))
         full, tile = to.begin(step, 0, COLUMNS * BOXES * array.block_type.nbytes)
-        pieces = tile._reinterpret(array.dtype, [COLUMNS * BOXES] + array.block_type.shape, array.layout)
+        boxes = pieces(tile, array, COLUMNS * BOXES)
         for i in gl.static_range(BOXES):
             page = gl.max(gl.where(o_box == i, b_pages, 0), 0)
             for j in gl.static_range(COLUMNS):
-                fetch(array, [page, at % form.page, head, j * form.columns], full, pieces.index(j * BOXES + i))
+                fetch(array, [page, at % form.page, head, j * form.columns], full, boxes.index(j * BOXES + i))
