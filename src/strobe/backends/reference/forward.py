@@ -23,15 +23,15 @@ def per_query_head(keys: Tensor, group: int) -> Tensor:
     return keys.transpose(1, 2).repeat_interleave(group, 1)
 
 
-def scores(padded: Padded, call: Call, problem: Problem) -> Tensor:
-    """The scores before masking, float64 `[B, H, T, S]`."""
-    s = problem.scale * torch.einsum("bthd,bhsd->bhts", padded.q, per_query_head(padded.k, problem.group))
+def scores(padded: Padded, call: Call, problem: Problem, part: slice = slice(None)) -> Tensor:
+    """The scores before masking, float64 `[B, H, T, S]`, or those of the keys of `part`."""
+    s = problem.scale * torch.einsum("bthd,bhsd->bhts", padded.q, per_query_head(padded.k[:, part], problem.group))
     if call.cap is not None:
         s = call.cap.limit * torch.tanh(s / call.cap.limit)
     if call.bias is not None:
-        s = s + call.bias.to(torch.float64)
+        s = s + call.bias.to(torch.float64).expand(problem.B, problem.H, problem.T, problem.S)[..., part]
     if call.alibi is not None:
-        s = s - slope_weights(call.alibi.slopes) * distance(padded.grid())
+        s = s - slope_weights(call.alibi.slopes) * distance(padded.grid(columns=part))
     return s
 
 
@@ -69,12 +69,8 @@ def weigh(weights: Tensor, rows: Tensor, seen: Tensor) -> Tensor:
 
 def define(padded: Padded, call: Call, problem: Problem, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
     """(out `[B, T, H, V]`, lse `[B, T, H]`) over the keys of `part`, float64 and differentiable."""
-    seen = padded.seen(call)
-    if part != slice(None):
-        within = torch.zeros(seen.shape[-1], dtype=torch.bool, device=seen.device)
-        within[part] = True
-        seen = seen & within
-    s = torch.where(seen, scores(padded, call, problem), 0.0)
+    seen = padded.seen(call, columns=part)
+    s = torch.where(seen, scores(padded, call, problem, part), 0.0)
     top = torch.where(seen, s, -torch.inf).detach()
     top = top.amax(-1) if top.shape[-1] else top.sum(-1) - torch.inf  # [B, H, T]
     sink = None if call.sink is None else call.sink.logits.to(torch.float64).view(1, -1, 1)
@@ -87,10 +83,10 @@ def define(padded: Padded, call: Call, problem: Problem, part: slice = slice(Non
     divisor = torch.where(some, total, 1.0)
     lse = torch.where(some, top + torch.log(divisor), -torch.inf)
     p = p / divisor[..., None]
-    keep = keep_weights(padded, call)
+    keep = keep_weights(padded, call, columns=part)
     if keep is not None:
         p = p * keep
-    out = weigh(p, per_query_head(padded.v, problem.group), seen)
+    out = weigh(p, per_query_head(padded.v[:, part], problem.group), seen)
     return out.transpose(1, 2), lse.transpose(1, 2)
 
 
