@@ -86,9 +86,15 @@ def problem_of(call: Call) -> Problem:
 
 
 @lru_cache(maxsize=None)
+def posed(case: Case, dtype: str) -> Problem:
+    """What a case asks. Its arrays, some of them large, are drawn once for all desks."""
+    return problem_of(build(case, dtype))
+
+
+@lru_cache(maxsize=None)
 def taken(room: str, case: Case, dtype: str) -> bool:
     """Whether the room's desk takes the case."""
-    return isinstance(desk(room).offer(problem_of(build(case, dtype)), machine(room)), Offer)
+    return isinstance(desk(room).offer(posed(case, dtype), machine(room)), Offer)
 
 
 def offered(room: str) -> list[tuple[Case, str]]:

@@ -21,7 +21,7 @@ from strobe.rooms import desk
 
 from .cases import CASES, LIFE, Case, build, with_gradients
 from .poison import poison_unseen
-from .rooms import back, inside, machine, moved, on_a_gpu, present, problem_of, small
+from .rooms import back, inside, machine, moved, on_a_gpu, posed, present, problem_of, small
 from .tolerance import allowed_gradient, error, plain
 
 GRADED = [case for case in CASES if case.B * case.H * case.T * case.S < 2_000_000]
@@ -59,7 +59,7 @@ def graded(room: str) -> list[tuple[Case, str]]:
     for case in GRADED:
         if room == "triton" and not on_a_gpu(room) and not small(case, 12):
             continue
-        problem = replace(problem_of(build(case, "float32")), verb="backward")
+        problem = replace(posed(case, "float32"), verb="backward")
         if isinstance(desk(room).offer(problem, machine(room)), Offer):
             every = case.dtypes if room != "triton" or on_a_gpu(room) else ("float32", *case.dtypes[1:2][: len(found) % 3 == 0])  # its interpreter is slow
             found += [(case, dtype) for dtype in (every if case in LIFE else ("float32",))]

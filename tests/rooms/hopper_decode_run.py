@@ -31,6 +31,7 @@ from strobe.state import State
 
 from ..contract.cases import CASES, Case, build
 from ..contract.poison import poison_unseen, poisoned_memory
+from ..contract.rooms import posed
 from ..contract.tolerance import allowed, error, plain
 from .gluon_by_hand import ByHand
 
@@ -85,7 +86,7 @@ def taken() -> list[tuple[Case, str]]:
     """The contract's cases that decode takes and that are run in a second or so."""
     return [
         (case, dtype) for case in CASES for dtype in case.dtypes
-        if small(case) and isinstance(decoding.decode(problem_of(build(case, dtype)), SMALL), Offer)
+        if small(case) and isinstance(decoding.decode(posed(case, dtype), SMALL), Offer)
     ]  # fmt: skip
 
 

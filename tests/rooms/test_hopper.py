@@ -34,7 +34,7 @@ from strobe.state import State
 
 from ..contract.cases import CASES, Case, build
 from ..contract.poison import poison_unseen, poisoned_memory
-from ..contract.rooms import problem_of, run
+from ..contract.rooms import posed, problem_of, run
 from ..contract.test_forward import _wide
 from ..contract.tolerance import PROMISED, error, plain
 from .gluon_by_hand import ByHand
@@ -287,7 +287,7 @@ def pretend(call: Call, seed: int = 0, units: int = 3) -> State:
 
 
 def offered() -> list[tuple[Case, str]]:
-    return [(case, dtype) for case in CASES for dtype in case.dtypes if isinstance(offer(problem_of(build(case, dtype)), H200), Offer)]
+    return [(case, dtype) for case in CASES for dtype in case.dtypes if isinstance(offer(posed(case, dtype), H200), Offer)]
 
 
 UNITS = 20  # so few that some hundred keys are cut
