@@ -10,11 +10,13 @@ machine» is allowed always: no machine has every instruction set.
 
 from __future__ import annotations
 
+import inspect
+import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         params = getattr(getattr(item, "callspec", None), "params", {})
         if params.get("room") == "cpu" or item.path == HERE / "rooms" / "test_cpu.py":
             item.add_marker("native")
-        if params.get("room") == "triton" or item.path == HERE / "rooms" / "test_triton.py":
+        if params.get("room") == "triton" or item.path.name in ("test_triton.py", "test_triton_latent.py", "test_triton_parts.py"):
             item.add_marker("triton")
 
 
@@ -77,6 +79,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 WARM = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_interpreter() -> Iterator[None]:
+    """Triton's interpreter looks for what it replaces in its language once, and not at every call of a function: half of its time."""
+    if os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None:
+        yield
+        return
+    from triton.language import core, math
+    from triton import language
+    from triton.runtime import interpreter
+
+    places = (language, core, math, core.tensor, core.tensor_descriptor_base)
+    names = {place: [name for name, member in inspect.getmembers(place) if core.is_builtin(member)] for place in places}
+
+    def getmembers(place: Any) -> list[tuple[str, Any]]:
+        return [(name, getattr(place, name)) for name in names[place]]
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(interpreter, "inspect", SimpleNamespace(**vars(inspect) | {"getmembers": getmembers}))
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

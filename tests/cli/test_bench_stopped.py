@@ -18,6 +18,8 @@ from strobe.lab import cases, conventional, cpu, engine, features, model, result
 from strobe.lab.cases import Case
 from strobe.lab.results import Row
 
+pytestmark = pytest.mark.alone  # signals come to the process that runs them
+
 FIRST = Row("the first", 1.0, {"torch sdpa": 2.0}, None, "cpu: forward")
 SUITES = {
     "cpu": "bench cpu --quick --threads 1",

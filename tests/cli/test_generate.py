@@ -199,6 +199,7 @@ def test_without_a_demonstration_model_one_is_asked_for(monkeypatch: pytest.Monk
     _one_line(capsys, "name a checkpoint's folder with --model")
 
 
+@pytest.mark.alone
 def test_control_c_keeps_what_was_generated(tiny: Path, start: Start) -> None:
     with start("generate", "hello", "--model", str(tiny), "--max-tokens", "490") as process:
         assert process.stdout is not None

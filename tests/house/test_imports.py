@@ -100,6 +100,7 @@ def test_importing_strobe_loads_no_optional_dependency() -> None:
 
 
 @pytest.mark.torch
+@pytest.mark.alone
 def test_importing_strobe_adds_less_than_a_fifth_of_a_second_to_torch() -> None:
     code = "import torch, time\nstart = time.perf_counter()\nimport strobe\nprint(time.perf_counter() - start)"
     assert min(float(_python(code)[0]) for _ in range(3)) < 0.2

@@ -59,6 +59,7 @@ def test_losses_that_go_apart_are_no_result(monkeypatch: pytest.MonkeyPatch) -> 
         list(training.measure(4, 1, 40))
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="this machine does not tell a process's peak")
 def test_the_plain_way_takes_the_memory_of_its_scores() -> None:
     ours, plain = (training.peak_mib(way, 2048) for way in ("strobe", "plain"))

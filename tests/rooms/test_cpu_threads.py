@@ -14,7 +14,7 @@ from strobe.machine import compiled_library
 
 from .test_cpu_inputs import python
 
-pytestmark = [pytest.mark.native, pytest.mark.skipif(compiled_library() is None, reason="needs the compiled CPU library")]
+pytestmark = [pytest.mark.native, pytest.mark.alone, pytest.mark.skipif(compiled_library() is None, reason="needs the compiled CPU library")]
 
 
 @pytest.fixture(autouse=True)
