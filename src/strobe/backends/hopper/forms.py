@@ -36,7 +36,7 @@ LEAST = 512  # keys of a part
 DIVIDED = {64: Tile(128, 2, 6, 1, (240, 24)), 128: Tile(128, 2, 3, 1, (240, 24))}  # a program has one tile, so all else is for keys
 # Four warpgroups with blocks of 64 keys, of width 64: the more take turns, the less the exponentials of one are waited for, but each
 # block has its own beginning and end (H200, TFLOP/s, three with blocks of 128 beside it: 1,024 queries 474 and 424, causal 364 and 310;
-# 4,096 queries, causal, 483 and 433; 16,384 534 and 560, causal 534 and 534).
+# 4,096 queries, causal, 483 and 433; 16,384 534 and 560, causal 534 and 534; docs/log.md, 2026-11-30).
 SHORT = {"full": 2048, "masked": 8192}  # queries, below which they are faster
 FOUR = Tile(64, 4, 6, 2, (112, 112, 112, 24))
 TILES = {
