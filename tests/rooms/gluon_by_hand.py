@@ -277,6 +277,10 @@ class Language:
     def exp2(self, value: Value) -> Value:
         return Value(torch.exp2(value.x))
 
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """Rounded once."""
+        return Value((a.x.double() * b.x.double() + c.x.double()).float())
+
     def log2(self, value: Value) -> Value:
         return Value(torch.log2(value.x))
 

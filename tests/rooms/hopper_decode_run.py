@@ -45,7 +45,8 @@ def by_hand(merge: bool = True) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(decode, "attend", ByHand(decode.attend)))
         if merge:
-            stack.enter_context(patch.object(decode, "merge_parts", ByHand(decode.merge_parts)))
+            for name in ("merge_parts", "add_parts"):
+                stack.enter_context(patch.object(decode, name, ByHand(getattr(decode, name))))
         for name in ("gdc_launch_dependents", "gdc_wait"):  # which Triton's interpreter does not have
             stack.enter_context(patch.object(merging, name, lambda: None))
         stack.enter_context(poisoned_memory())

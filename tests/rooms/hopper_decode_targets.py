@@ -99,7 +99,8 @@ def started(call: Call, what: str, **changed: Any) -> list[Compiled]:
         def __getitem__(self, grid: object) -> Callable[..., None]:
             return lambda *args, **named: found.append(compiled(what, self.kernel, args, named))
 
-    with patch.object(decode, "attend", Recorder(decode.attend)), patch.object(decode, "merge_parts", Recorder(decode.merge_parts)):
+    kernels = {name: Recorder(getattr(decode, name)) for name in ("attend", "merge_parts", "add_parts")}
+    with patch.multiple(decode, **kernels):
         decode.launch(planned(call, **changed), call)
     return found
 
@@ -184,6 +185,17 @@ def calls() -> dict[str, Call]:
     return found
 
 
+def invariant_calls() -> dict[str, Call]:
+    """At fixed cuts: parts, and whole stretches, which have a second sum in registers."""
+    found = {}
+    for D, (S, B), group in product((64, 128, 256), ((8192, 1), (65536, 1), (8192, 16)), (4, 20, 40, 128)):
+        found[f"D {D} invariant, {B} sequence(s) of {S}, group of {group}"] = called(D=D, S=S, B=B, group=group)
+        found[f"D {D} invariant, {B} sequence(s) of {S}, group of {group}, pages of 16"] = called(D=D, S=S, B=B, group=group, lie="paged 16")
+    for kind in NARROW:
+        found[f"D 128 {kind} invariant"] = called(B=16, S=8192, kind=kind)
+    return found
+
+
 FEW = (
     "D 128 bfloat16 one query", "D 128 8 queries in pages of 16", "D 128 32 queries", "D 128 int8 1 queries in pages of 16",
     "D 128 int4 2 queries", "D 128 batch, short, 4 queries paged 16",
@@ -199,8 +211,8 @@ def main(words: list[str]) -> None:
         for line in started(call, what):
             print(json.dumps(line._asdict()), flush=True)
     if not few and not wanted:
-        for D in (64, 128, 256):
-            for line in started(called(T=5, D=D, lie="paged 16"), f"D {D} invariant", invariant=True):
+        for what, call in invariant_calls().items():
+            for line in started(call, what, invariant=True):
                 print(json.dumps(line._asdict()), flush=True)
 
 

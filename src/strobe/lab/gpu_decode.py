@@ -128,10 +128,10 @@ def suite(bench: Bench, quick: bool) -> list[Callable[[], Work]]:
     return works + [lambda case=case: invariant(bench, case) for case in rows]
 
 
-def calls(bench: Bench, case: Case, mask: Mask = CAUSAL) -> tuple[list[Run], list[Any], Tensor]:
-    """A call for each buffer, the buffers, and the queries; the first call's result is checked."""
+def calls(bench: Bench, case: Case, mask: Mask = CAUSAL, share: float = 1.0) -> tuple[list[Run], list[Any], Tensor]:
+    """A call for each buffer, of which a share is read, the buffers, and the queries; the first call's result is checked."""
     q = bench.queries(case)
-    held = bench.caches(case, buffers(case.bytes))
+    held = bench.caches(case, buffers(int(case.bytes * share)))
     runs = [lambda k=k: attention(q, *_given(k), mask=mask) for k in held]
     near(str(case), runs[0](), _reference(q, held[0], mask))
     return runs, held, q
@@ -157,11 +157,11 @@ def near(case: str, found: Tensor, known: Tensor) -> None:
         raise Broken(f"{case}: {apart:.1e} from the reference room. It was not measured")
 
 
-def work(bench: Bench, name: str, case: Case, mask: Mask = CAUSAL) -> tuple[Work, list[Any], Tensor]:
+def work(bench: Bench, name: str, case: Case, mask: Mask = CAUSAL, share: float = 1.0) -> tuple[Work, list[Any], Tensor]:
     """A row with no peers yet; its buffers and queries."""
-    runs, held, q = calls(bench, case, mask)
+    runs, held, q = calls(bench, case, mask, share)
     read = [_arrays(keys) for keys in held]
-    return Work(name, runs, {}, read, *_told(explain(q, *_given(held[0]), mask=mask), case.bytes)), held, q
+    return Work(name, runs, {}, read, *_told(explain(q, *_given(held[0]), mask=mask), int(case.bytes * share))), held, q
 
 
 def _told(plan: Plan, size: int) -> tuple[str, dict[str, Any]]:
@@ -227,7 +227,7 @@ def tree(bench: Bench, case: Case) -> Work:
 def window(bench: Bench, S: int, reach: int) -> Work:
     """A window over a long cache beside a cache as long as the window."""
     case = Case(1, 32, 8, S)
-    row, _, _ = work(bench, f"decode a window of {reach}, {case}", case, Causal() & Window(before=reach - 1))
+    row, _, _ = work(bench, f"decode a window of {reach}, {case}", case, Causal() & Window(before=reach - 1), reach / S)
     row.peers[f"a cache of {reach}"] = calls(bench, replace(case, S=reach))[0]
     return replace(row, read=[])
 
@@ -244,8 +244,11 @@ def latent(bench: Bench, B: int, S: int) -> Work:
         return (scores.float().softmax(-1).to(q.dtype) @ k[:, :, 0, :512])[:, None]
 
     runs = [lambda k=k: attention(q, k, k[..., :512], mask=CAUSAL) for k in held]
-    near(str(case), runs[0](), _reference(q, (held[0], held[0][..., :512]), CAUSAL))
+    # not by the reference room, which has keys of its own for each query head: 100 GB of them
+    wide = held[0][:, :, 0].double()
+    near(str(case), runs[0](), ((q[:, 0].double() @ wide.mT * 576**-0.5).softmax(-1) @ wide[..., :512])[:, None])
     near(f"plain, {case}", plainly(held[0]), runs[0]())
+    del wide
     row = Work(f"decode, latent, {case}", runs, {}, [[k] for k in held], *_told(explain(q, held[0], held[0][..., :512], mask=CAUSAL), size))
     apart = [(k, k[..., :512].clone()) for k in held]
     row.peers["values apart"] = [lambda k=k, v=v: attention(q, k, v, mask=CAUSAL) for k, v in apart]
@@ -275,14 +278,17 @@ def cascade(bench: Bench, common: int, own: int) -> Work:
     every = [alone(*pair) for pair in held]
     near(f"cascade {case}", shared(*held[0]), _reference(q, every[0], Causal()))
     runs = [lambda pair=pair: shared(*pair) for pair in held]
-    row = Work(f"decode {B} sequences that share {common} of {case.S}, {case}", runs, {}, [], "two states, merged")
+    plans = [explain(q.transpose(0, 1), held[0][0], mask=Full()), explain(q, held[0][1], mask=Causal())]
+    told = [_told(plan, each.bytes)[1] for plan, each in zip(plans, (prefix, mine), strict=True)]
+    more = {name: round(sum(found[name] for found in told), 1) for name in ("bytes", "predicted") if all(name in found for found in told)}
+    row = Work(f"decode {B} sequences that share {common} of {case.S}, {case}", runs, {}, [], "two states, merged", more)
     row.peers["each reads all"] = [lambda keys=keys: attention(q, keys, mask=Causal()) for keys in every]
     return row
 
 
 def invariant(bench: Bench, case: Case) -> Work:
     """Bits that do not depend on the batch, beside the usual way."""
-    row, _, _ = work(bench, f"decode, invariant, {case}", case)
+    row, held, q = work(bench, f"decode, invariant, {case}", case)
 
     def asked(run: Run) -> Run:
         def invariantly() -> Any:
@@ -292,5 +298,7 @@ def invariant(bench: Bench, case: Case) -> Work:
         return invariantly
 
     usual = row.runs
-    return replace(row, runs=[asked(run) for run in usual], peers={"not invariant": usual}, read=[])
+    with strobe.using(invariant=True):
+        plan, more = _told(explain(q, *_given(held[0]), mask=CAUSAL), case.bytes)
+    return replace(row, runs=[asked(run) for run in usual], peers={"not invariant": usual}, read=[], plan=plan, more=more)
 

@@ -26,21 +26,24 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.runtime import driver
 
 from strobe.backends.hopper import decoding
-from strobe.backends.hopper.merge import merge_parts
+from strobe.backends.hopper.merge import add_parts, merge_parts
 from strobe.backends.hopper.narrow import keys_of, queries_for, values_of
 from strobe.backends.hopper.parts import (
-    EVEN, FAR, FIXED, STREAM, even, fixed, part_at, part_end, parts_of, sequence, share, span, stream_slot,
+    EVEN, FAR, FIXED, STREAM, STRETCH, even, fixed, part_at, part_end, parts_of, sequence, share, span, stream_slot,
 )  # fmt: skip
 from strobe.backends.hopper.scoring import LOG2_E, scored, span_of_all, visible
 from strobe.backends.hopper.sending import copy_queries, held, loading, next_page, send, swizzled
 from strobe.backends.hopper.starting import start_again
-from strobe.backends.hopper.summing import begin, finish, tamed, weighted, weights
+from strobe.backends.hopper.summing import added, begin, finish, nothing, tamed, weighted, weights
 from strobe.layouts import Paged
 from strobe.masks import Tree, split
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
 from strobe.state import State
 from strobe.terms import Scaled
+
+
+COLUMNS = 32  # of a row, that a program merges where rows are few (1,024 keys 4.61 µs instead of 4.91 with 128; docs/log.md, 2026-11-30)
 
 
 @gluon.constexpr_function
@@ -60,7 +63,7 @@ def add(a, b):
 @gluon.jit
 def beginning(
     i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE: gl.constexpr, GROUP: gl.constexpr,
-    BM: gl.constexpr, BN: gl.constexpr, SPLIT: gl.constexpr, BATCH: gl.constexpr, FAR: gl.constexpr,
+    BM: gl.constexpr, BN: gl.constexpr, SPLIT: gl.constexpr, WHOLE: gl.constexpr, BATCH: gl.constexpr, FAR: gl.constexpr,
 ):  # fmt: skip
     """(sequence, tiles of it to skip, tiles of this program, first row, keys, position of query 0, low, high, tiles, parts, first part of
     this program; of a stream, all its tiles and those before the sequence) that program i of a lane begins with."""
@@ -84,7 +87,7 @@ def beginning(
         part = i % splits
         parts, skip, count = even(tiles, part, splits)
     elif SPLIT == FIXED:  # the last parts are the longest, and come first
-        parts, part, skip, count = fixed(low, high, tiles, splits - 1 - i % splits, splits, BN)
+        parts, part, skip, count = fixed(low, high, tiles, splits - 1 - i % splits, splits, BN, WHOLE)
     return i_b, skip, count, start, length, at, low, high, tiles, parts, part, total, tiles_before
 
 
@@ -149,11 +152,11 @@ def attend(
     sv_h, sx_b, sx_t, sx_h, sy_b, sy_t, sy_h, s_table, s_slopes, st_b, st_t, st_j,
     GROUP: gl.constexpr, D: gl.constexpr, V: gl.constexpr, BD: gl.constexpr, BV: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
     STAGES: gl.constexpr, PAGE: gl.constexpr, KIND: gl.constexpr, SPLIT: gl.constexpr, BATCH: gl.constexpr, ALONE: gl.constexpr,
-    PLAIN: gl.constexpr, ALIGNED: gl.constexpr, NEAR: gl.constexpr, ALIKE: gl.constexpr, FAR: gl.constexpr,
+    PLAIN: gl.constexpr, ALIGNED: gl.constexpr, NEAR: gl.constexpr, ALIKE: gl.constexpr, FAR: gl.constexpr, WHOLE: gl.constexpr,
 ):  # fmt: skip
     """A program's tiles of keys with a tile of rows. Strides are in units of 8 numbers of 16 bits where all are ALIGNED, else in numbers;
     NEAR: no offset in those takes more than 32 bits; ALIKE: keys lie as values do; ALONE: all rows of a sequence see the same keys;
-    PLAIN: a score is a product times a scale above 0."""
+    PLAIN: a score is a product times a scale above 0; WHOLE: of fixed cuts, a program has stretches of keys, whose parts it adds up."""
     gdc_wait()
     gdc_launch_dependents()  # not earlier: the merge reads the lengths before it waits, so what writes them has to have ended
     WARPS: gl.constexpr = gl.num_warps()
@@ -165,7 +168,8 @@ def attend(
     SIZED: gl.constexpr = p_v_scale is not None and dtype == gl.float16  # sums are in units of the greatest scale so far
     S_LAYOUT: gl.constexpr = products(BM, BN, WARPS)
     O_LAYOUT: gl.constexpr = products(BM, BV, WARPS)
-    HELD: gl.constexpr = not WIDE and SPLIT == EVEN and ALIGNED and BM * BD <= 4096  # queries stay in registers, 64 of a thread at most
+    MOST_HELD: gl.constexpr = 4096 if SPLIT == EVEN else 2048 if SPLIT == FIXED else 0  # numbers of queries that stay in registers
+    HELD: gl.constexpr = not WIDE and ALIGNED and BM * BD <= MOST_HELD
     QUERIES: gl.constexpr = gl.DotOperandLayout(0, S_LAYOUT, 2)
     WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     VALUES: gl.constexpr = gl.DotOperandLayout(1, O_LAYOUT, 2)
@@ -185,7 +189,8 @@ def attend(
     i_g, i_m = lane % G, lane // G
     programs = gl.num_programs(0) // lanes
     i_b, skip, count, start, length, at, low, high, tiles, parts, part, total, tiles_before = beginning(
-        i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE, GROUP, BM, BN, SPLIT, BATCH, FAR
+        i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE, GROUP, BM, BN, SPLIT, WHOLE, BATCH,
+        FAR,
     )  # fmt: skip
 
     if count > 0:
@@ -202,7 +207,10 @@ def attend(
         k_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if p_k_scale is not None else 1], plain)
         v_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if p_v_scale is not None else 1], plain)
         n = (low // BN + skip) * BN
-        in_sequence = tiles - skip if SPLIT != FIXED else part_end(part, low, tiles, BN) - skip
+        in_sequence = tiles - skip
+        if SPLIT == FIXED:
+            part = part_at(n, False)
+            in_sequence = part_end(part, low, tiles, BN, False) - skip
         if SPLIT != STREAM:
             copy_queries(q_tiles.index(0), p_q, i_b, i_g, i_m, rows, rows > 0, sq_b, sq_t, sq_h, GROUP, D, LOAD_Q, ALIGNED)
         l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = i_b, n, start, low, high, in_sequence, i * 0 + 1, i * 0, count
@@ -220,6 +228,8 @@ def attend(
         o_c = gl.arange(0, BV, layout=gl.SliceLayout(0, O_LAYOUT))
         o_v = o_c % (BV // EACH) * EACH + o_c // (BV // EACH)  # the column of the result that a column of the sums is
         b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
+        if WHOLE:
+            b_m_all, b_l_all, b_acc_all = nothing(BM, BV, S_LAYOUT, O_LAYOUT)
         stage, q_slot = 0, 0
         async_copy.wait_group(2 * STAGES - 1)
         q_held, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, ROW, KIND)
@@ -270,16 +280,28 @@ def attend(
             in_sequence -= 1
             if SPLIT != EVEN:
                 if (in_sequence == 0) | (step == count - 1):  # the end of a sequence or a part of it
-                    slot = (i_b * lanes + lane) * cuts + part - part_at(low)
                     if SPLIT == STREAM:
                         first_program, parts = parts_of(tiles_before, tiles, total, programs)
                         slot = stream_slot(lane, i, i_b, programs, B)
-                    finish(
-                        b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows, GROUP, V
-                    )  # fmt: skip
+                    else:
+                        slot = (i_b * lanes + lane) * cuts + part - part_at(low, False)
+                    if WHOLE:
+                        b_m_all, b_l_all, b_acc_all = added(b_m_all, b_l_all, b_acc_all, b_m, b_l, b_acc)
+                        if (n % STRETCH == 0) | (step == count - 1):
+                            slot = (i_b * lanes + lane) * cuts + (n - 1) // STRETCH - low // STRETCH
+                            finish(
+                                b_m_all, b_l_all, b_acc_all, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks,
+                                T, H, rows, GROUP, V,
+                            )  # fmt: skip
+                            b_m_all, b_l_all, b_acc_all = nothing(BM, BV, S_LAYOUT, O_LAYOUT)
+                    else:
+                        finish(
+                            b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows,
+                            GROUP, V,
+                        )  # fmt: skip
                     b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
                     if SPLIT == FIXED:
-                        in_sequence = part_end(part + 1, low, tiles, BN) - part_end(part, low, tiles, BN)
+                        in_sequence = part_end(part + 1, low, tiles, BN, False) - part_end(part, low, tiles, BN, False)
                         part += 1
                     elif step < count - 1:
                         tiles_before += tiles
@@ -304,6 +326,7 @@ class Kept:
 
     numbers: tuple[Any, ...]
     constants: dict[str, Any]
+    fixed: bool  # cuts, whose parts another kernel adds up
     merge_numbers: tuple[Any, ...]
     merge_constants: dict[str, Any]
     grids: tuple[int, int]
@@ -340,7 +363,7 @@ def launch(plan: Plan, call: Call) -> State:
         )  # fmt: skip
         if work is not None:
             kept.merge = _start(
-                merge_parts, kept.merge, kept.grids[1],
+                add_parts if kept.fixed else merge_parts, kept.merge, kept.grids[1],
                 (work, out, lse, lengths, starts, firsts, sinks, *kept.merge_numbers), kept.merge_constants,
             )  # fmt: skip
     return State(out, lse)
@@ -388,8 +411,9 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
     places = how.slots(problem.B) * rows
     common = {
         "GROUP": problem.group, "V": problem.V, "BV": decoding.padded(problem.V), "BM": how.rows, "BN": how.keys,
-        "SPLIT": {"even": EVEN, "stream": STREAM, "fixed": FIXED}[how.split].value, "BATCH": batch, "FAR": FAR,
+        "FAR": FAR,
     }  # fmt: skip
+    cuts = {"SPLIT": {"even": EVEN, "stream": STREAM, "fixed": FIXED}[how.split].value, "BATCH": batch}
     numbers = (
         scale, limit, problem.B, problem.G, problem.T, problem.S, how.shares or how.parts, how.parts, places, sides[0].shape[0], first,
         before, after, *(s for found in strides for s in found), 0 if table is None else table[1],
@@ -399,21 +423,31 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
         "D": problem.D, "BD": decoding.padded(problem.D), "STAGES": how.stages,
         "PAGE": sides[0].shape[1] if isinstance(call.keys, Paged) else 0, "KIND": name, "ALONE": decoding.alone(problem),
         "PLAIN": problem.scale > 0 and call.cap is None and call.alibi is None,
-        "ALIGNED": aligned, "NEAR": near, "ALIKE": strides[1] == strides[2] and problem.D == problem.V, "num_warps": how.warps,
+        "ALIGNED": aligned, "NEAR": near, "ALIKE": strides[1] == strides[2] and problem.D == problem.V,
+        "WHOLE": how.whole, "num_warps": how.warps,
         # or ptxas spills, so that registers are left for more programs than shared memory holds
         "maxnreg": min(255, 65536 // (32 * how.warps * how.held) // 8 * 8),
     }  # fmt: skip
-    cut = how.split == "fixed"  # then parts are added in the same order whatever else is there
-    at_once = 16 if cut else max(4, min(64, 1 << (how.parts - 1).bit_length()))
-    each_row = 1 if cut or problem.B * problem.G * rows <= 1024 else 4
-    # where a warp holds them all no sum crosses warps
-    few = cut or (how.split == "even" and how.parts <= 16 and each_row == 1)
-    merge_constants = {"TREE": tree is not None, "EACH": each, "ROWS": each_row, "AT_ONCE": max(1, at_once // each_row), "LEAST": 2}
-    grids = how.programs(problem.B), problem.B * how.lanes * decoding.tiles(rows, each_row)
+    fixed = how.split == "fixed"
+    merge_constants = _merging(problem, how, rows)
+    blocks = decoding.tiles(rows, merge_constants.get("ROWS", 1)) * (decoding.padded(problem.V) // merge_constants["COLUMNS"])
+    grids = how.programs(problem.B), problem.B * how.lanes * blocks
     merge_numbers = (problem.B, problem.G, problem.T, problem.S, how.parts, places, first, before, after)
     work = places * (decoding.padded(problem.V) + 2)
-    merge_constants |= {"num_warps": 1 if few else 4, "maxnreg": 255}  # with fewer registers a part is read when the last one is added
-    return Kept(numbers, common | constants, merge_numbers, common | merge_constants, grids, work)
+    # with fewer registers a part is read when the last one is added
+    merge_constants |= common | {"TREE": tree is not None, "EACH": each, "maxnreg": 255} | ({} if fixed else cuts)
+    return Kept(numbers, common | cuts | constants, fixed, merge_numbers, merge_constants, grids, work)
+
+
+def _merging(problem: Problem, how: decoding.Chosen, rows: int) -> dict[str, Any]:
+    """What a program of the second kernel takes: rows, columns and parts AT_ONCE; and its warps."""
+    few, width = problem.B * problem.G * rows <= 1024, decoding.padded(problem.V)
+    columns = COLUMNS if few else width
+    if how.split == "fixed":
+        return {"WHOLE": how.whole, "COLUMNS": columns, "AT_ONCE": 4 * decoding.tiles(min(32, how.parts), 4), "num_warps": 1}
+    at_once = max(4, min(64, 1 << (how.parts - 1).bit_length()))
+    each_row, warps = (1, 1) if few else (4, 4)  # with a warp for some columns, no sum crosses warps
+    return {"ROWS": each_row, "COLUMNS": columns, "AT_ONCE": at_once // each_row, "LEAST": 2, "num_warps": warps}
 
 
 def _strides(shape: tuple[int, ...], lies: tuple[int, ...] | None) -> tuple[int, int, int]:

@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
-from itertools import pairwise
 from typing import NamedTuple
 
 from strobe.answers import Offer, Refusal
+from strobe.backends.hopper.predicting import decode_us
 from strobe.layouts import Dense, Packed, PackedKeys, Paged
 from strobe.machine import Machine
 from strobe.masks import Tree, split
@@ -27,6 +28,8 @@ MOST_QUERIES = 256  # of a sequence; more are a prompt's, and another kernel's
 LONGEST = 2**26  # of products of tiles and programs, which stay below 2³¹
 SHORT = 1024  # keys: a sequence this long is over before a stream's additional parts pay (H200: 33 to 42 % slower on such batches)
 MOST_SEQUENCES = 4096  # whose lengths a program of a stream adds up in registers
+STRETCH, FINE = 1024, 8192  # keys whose parts are added up first; keys up to which parts are shorter than that
+UNEVEN = 1.15  # times an equal share of the keys, that a program may have of stretches
 FULL = 0.9  # of the chip, that an even grid of equal lengths has to use
 # Narrow numbers: their name in the kernel, and how many lie in 16 bits.
 KINDS = {"int8": ("int8", 2), "uint8": ("int4", 4), "float8_e4m3fn": ("e4m3", 2), "float8_e5m2": ("e5m2", 2)}
@@ -43,21 +46,15 @@ TILES = {
 STREAM_TILES = {64: (128, 4, 1), 128: (64, 2, 1)}  # of 128 rows, whose queries of several sequences lie in shared memory too
 # of 16 rows, width 128, where short sequences are more than one wave: a program of two tiles of 128 has nothing in flight while it ends
 SHORT_TILE = (64, 3, 2)
-WIDE_FIXED_TILE = (64, 4, 1)  # of 128 rows, width 128: with 128 keys a thread spills
+# At fixed cuts, by rows and width: as many keys as those of short sequences, for the bits depend on them; of 128 rows, width 128, a
+# thread spills with 128 keys, and of width 256 with 64.
+FIXED_TILES = {(16, 128): (64, 4, 1), (128, 128): (64, 4, 1), (32, 256): (32, 4, 1), (128, 256): (32, 4, 1)}
 NARROW_TILES = {  # by numbers in 16 bits; some programs a multiprocessor, so that one converts numbers while another waits for loads
     (16, 2): {64: (128, 4, 2), 128: (128, 2, 2), 256: (64, 2, 2)},
     (16, 4): {64: (128, 4, 2), 128: (128, 2, 3), 256: (64, 4, 2)},
     (32, 2): {64: (64, 4, 2), 128: (64, 4, 2)},
     (32, 4): {64: (64, 4, 2), 128: (64, 4, 2)},
 }
-
-# Microseconds that a kernel takes which only reads so many bytes, launched by programmatic dependent launch in a graph, and what a
-# split adds to it: both of an H200, torch 2.11, Triton 3.6, November 2026 (docs/rooms/hopper-decode.md).
-READ_US = (
-    (4.2e6, 3.02), (8.4e6, 4.22), (16.8e6, 5.97), (33.6e6, 10.01), (67e6, 18.15), (134e6, 32.6), (268e6, 62.7), (537e6, 121.8),
-    (1074e6, 240.0),
-)  # fmt: skip
-SPLIT_US = 1.9
 
 
 class Chosen(NamedTuple):
@@ -72,6 +69,7 @@ class Chosen(NamedTuple):
     parts: int  # of a sequence at most; of a stream, programs a lane
     lanes: int
     shares: int = 0  # of a sequence's parts, a program each; 0: as many as parts
+    whole: bool = False  # of fixed cuts: parts are whole stretches of keys
 
     def programs(self, B: int) -> int:
         """Of the whole grid."""
@@ -123,23 +121,20 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     """Tile and split."""
     width, (_, each) = max(padded(problem.D), padded(problem.V)), kind(problem)
     packed = problem.T * problem.group
-    # reading a tree takes more registers than four warps with 64 rows have
-    sizes = (16, 32) if _trees(problem) and not problem.invariant else (16, 32, 64)
+    # reading a tree takes more registers than four warps with 64 rows have, and so do values of other rows in rows of width 256
+    sizes = (16, 32) if _trees(problem) and not problem.invariant or (problem.invariant and width == 256) else (16, 32, 64)
     # an invariant tile is chosen by what is the model's alone
     rows = next((n for n in sizes if (problem.group if problem.invariant else packed) <= n), 128)
     if each > 1:  # they become operands in registers, which groups of warps do not take; beside them lie the queries
         rows = min(rows, 32 if width <= 128 else 16)
     tile = NARROW_TILES[rows, each][width] if each > 1 else TILES[rows][width]
-    if problem.invariant and (rows, width) == (128, 128):
-        tile = WIDE_FIXED_TILE
-    if not problem.invariant and each == 1 and (rows, width) == (16, 128) and reach(problem, rows) <= SHORT:
+    if problem.invariant and each == 1:
+        tile = FIXED_TILES.get((rows, width), tile)
+    if each == 1 and (rows, width) == (16, 128) and (problem.invariant or reach(problem, rows) <= SHORT):
         tile = SHORT_TILE if problem.B * problem.G * tiles(packed, rows) > machine.units else tile
     even = _split(problem, machine, rows, tile, "even")
     if problem.invariant:
-        parts = min(_fixed_parts(problem.S), reach(problem, rows) // 256 + 2)
-        # sequences of one length are shared by as many programs as an even split has, but for parts too long to be shared evenly
-        alike = isinstance(problem.call.keys, Dense) and (even.parts == 1 or problem.S <= 8192)
-        return even._replace(split="fixed", parts=parts, shares=min(parts, even.parts) if alike else parts)
+        return _fixed(problem, even)
     stream_tile = STREAM_TILES.get(width) if rows == 128 else tile
     if stream_tile is None or reach(problem, rows) <= SHORT or not 1 < problem.B <= MOST_SEQUENCES:
         return even
@@ -158,28 +153,47 @@ def _split(problem: Problem, machine: Machine, rows: int, tile: tuple[int, int, 
     if how == "stream":
         parts = min(machine.units * held // max(1, lanes), longest * problem.B)
     else:
-        parts = min(machine.units * held // max(1, lanes * problem.B), longest)
+        parts = max(1, min(machine.units * held // max(1, lanes * problem.B), longest))
+        parts = tiles(longest, tiles(longest, parts))  # no more than those that the longest part leaves
     return Chosen(rows, keys, stages, 8 if rows == 128 else 4, held, how, max(1, parts), lanes)
+
+
+def _fixed(problem: Problem, even: Chosen) -> Chosen:
+    """Cuts at fixed keys, shared by as many programs as an even split has. Where those have stretches to themselves, about, and registers
+    for a second sum, a program adds up a stretch's parts itself: fewer are stored. Of sequences whose lengths are on the device, a
+    program has four stretches at most, or one long sequence would be one program's."""
+    seen, width = reach(problem, even.rows), padded(problem.V)
+    stretches = min(tiles(problem.S, STRETCH), seen // STRETCH + 2)
+    most = min(_fixed_parts(problem.S), seen // 128 + 2)
+    shares = min(even.parts, most)
+    if even.rows >= 64:  # whose parts take longer than a program's beginning: many small programs fill the chip best
+        shares, whole = most, False
+    elif isinstance(problem.call.keys, Dense) or problem.B == 1:
+        each = min(seen, tiles(stretches, shares) * STRETCH) * shares
+        whole = isinstance(problem.call.keys, Dense) and (problem.S > FINE or each <= UNEVEN * seen)
+    else:
+        whole, shares = even.parts == 1, max(shares, tiles(stretches, 4))
+    whole = whole and even.rows * width <= 16 * 32 * even.warps and not problem.scaled
+    parts = stretches if whole else most
+    return even._replace(split="fixed", parts=parts, shares=min(shares, parts), whole=whole)
 
 
 def _fixed_parts(S: int) -> int:
     """Parts of the longest sequence at fixed cuts, as `parts.part_at` has them."""
     last = max(S - 1, 0)
-    late = (last + 16384) // 1024 if last < 65536 else (last + 98304) // 2048
-    return 1 + (last // 256 if last < 4096 else (last + 4096) // 512 if last < 8192 else late)
+    late = (last + 6144) // 512 if last < 8192 else (last + 20480) // 1024
+    return 1 + (last // 128 if last < 1024 else (last + 1024) // 256 if last < 4096 else late)
 
 
 def read_bytes(problem: Problem) -> int:
-    """Of keys, values and scales, if every sequence is as long as the longest."""
+    """Of keys, values and scales, if every sequence is as long as the longest; of pages, no more than there are."""
     _, each = kind(problem)
     row = 2 * (problem.D + problem.V) // each + (8 if each > 1 else 0)
-    return problem.B * problem.G * reach(problem, problem.T * problem.group) * row
-
-
-def read_us(count: int) -> float:
-    """Microseconds of reading so many bytes, between those of READ_US, or beyond its ends in proportion."""
-    (low, low_us), (high, high_us) = next((pair for pair in pairwise(READ_US) if count <= pair[1][0]), (READ_US[-2], READ_US[-1]))
-    return low_us + (count - low) * (high_us - low_us) / (high - low)
+    keys = problem.B * reach(problem, problem.T * problem.group)
+    if isinstance(problem.call.keys, Paged):
+        pages, page = _data(problem.call.keys.keys).shape[:2]
+        keys = min(keys, pages * page)
+    return keys * problem.G * row
 
 
 def decode(problem: Problem, machine: Machine) -> Offer | Refusal:
@@ -189,18 +203,29 @@ def decode(problem: Problem, machine: Machine) -> Offer | Refusal:
         return Refusal(tuple(no))
     how = chosen(problem, machine)
     grid, count = how.programs(problem.B), read_bytes(problem)
-    split_us = SPLIT_US if how.slots(problem.B) else 0.0
     cuts = {
         "even": f"{how.parts} equal part(s) a sequence",
         "stream": f"{how.parts} even share(s) of all sequences' tiles a head",
         "fixed": f"cuts at fixed keys, {how.parts} part(s) at most",
     }[how.split]
-    waves = grid / (machine.units * how.held)
+    waves, us = grid / (machine.units * how.held), _predicted(problem, machine)
     why = f"{problem.T * problem.group} row(s) a key head; {cuts}; {grid} program(s), {waves:.2f} wave(s); {count / 1e6:.1f} MB"
-    if how.rows == 16 and not problem.scaled:  # what those figures were measured with
-        why += f", {read_us(count) + split_us:.1f} µs predicted"
+    why += f", {us:.1f} µs predicted"
+    if problem.invariant:
+        usual = _predicted(replace(problem, invariant=False), machine)
+        why += f", {us - usual:.1f} µs of them so that no neighbour shows in the bits"
     rows = min(how.rows, problem.T * problem.group)
     return Offer("decode", why, (how.rows, how.keys), how.parts, how.slots(problem.B) * rows * (padded(problem.V) + 2) * 4)
+
+
+def _predicted(problem: Problem, machine: Machine) -> float:
+    """Microseconds."""
+    how, each = chosen(problem, machine), kind(problem)[1]
+    keys = problem.B * how.lanes * tiles(reach(problem, how.rows), 128)
+    return decode_us(
+        read_bytes(problem), how.slots(problem.B) > 0, how.programs(problem.B) / (machine.units * how.held), how.rows,
+        how.parts if how.split == "fixed" else 0, keys / machine.units if each == 4 else 0.0,
+    )  # fmt: skip
 
 
 def _machine(machine: Machine) -> list[str]:

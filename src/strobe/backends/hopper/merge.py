@@ -15,12 +15,13 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from strobe.backends.hopper.forms import Form
-from strobe.backends.hopper.parts import EVEN, FAR, STREAM, even, parts_of, parts_within, sequence, span, stream_slot
+from strobe.backends.hopper.parts import EVEN, FAR, STREAM, STRETCH, cut, even, parts_of, parts_within, sequence, span, stream_slot
 from strobe.backends.hopper.starting import start
 from strobe.problem import Problem
 
 LOG2_E = tl.constexpr(1.4426950408889634)  # 1 / ln 2
 LN_2 = tl.constexpr(0.6931471805599453)
+LOWEST = tl.constexpr(-3.0e38)  # less than any score; and the difference of two such is 0, not NaN
 ROWS = 4  # that a program of `join` merges
 
 
@@ -28,23 +29,24 @@ ROWS = 4  # that a program of `join` merges
 def merge_parts(
     p_work, p_out, p_lse, p_lengths, p_starts, p_firsts, p_sinks, B, G, T, S, splits, places, first, before, after,
     TREE: tl.constexpr, GROUP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, EACH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    SPLIT: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr, LEAST: tl.constexpr,
+    SPLIT: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr,
+    LEAST: tl.constexpr,
 ):  # fmt: skip
-    """ROWS rows of a tile of rows of one key head of one sequence, so many parts AT_ONCE; rows of fewer than LEAST parts are there
-    already."""
+    """COLUMNS of ROWS rows of a tile of rows of one key head of one sequence, so many parts AT_ONCE; rows of fewer than LEAST parts are
+    there already."""
     rows = T * GROUP
     H = G * GROUP
     held = tl.minimum(rows, BM)
     blocks = (held + ROWS - 1) // ROWS
     lanes = G * ((rows + BM - 1) // BM)
-    i_r = tl.program_id(0) % blocks
-    lane = tl.program_id(0) // blocks % lanes
-    i_b = tl.program_id(0) // blocks // lanes
+    i_c = tl.program_id(0) % (BV // COLUMNS)
+    i_r = tl.program_id(0) // (BV // COLUMNS) % blocks
+    lane = tl.program_id(0) // (BV // COLUMNS) // blocks % lanes
+    i_b = tl.program_id(0) // (BV // COLUMNS) // blocks // lanes
     i_g = lane % G
     i_m = lane // G
     _, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
     low, high, tiles = span(length, at, i_m, T, before, after, TREE, GROUP, BM, BN)
-    early = low * 0  # places before the first part in what is added at once
     if SPLIT == STREAM:
         o_b = tl.arange(0, BATCH)
         _, o_length, o_at = sequence(tl.minimum(o_b, B - 1), p_lengths, p_starts, p_firsts, first, S, T, FAR)
@@ -54,11 +56,7 @@ def merge_parts(
         slot = stream_slot(lane, first_program, i_b, splits, B)
     else:
         slot = (i_b * lanes + lane) * splits
-        if SPLIT == EVEN:
-            parts, _, _ = even(tiles, 0, splits)
-        else:
-            first_part, parts = parts_within(low, high)
-            early = first_part % AT_ONCE  # so that a part is added to the same others whatever the tile of rows sees
+        parts, _, _ = even(tiles, 0, splits)
     gdc_launch_dependents()
     gdc_wait()
 
@@ -67,14 +65,14 @@ def merge_parts(
         o_row = i_m * BM + o_r
         m_r = (o_r < held) & (o_row < rows)
         o_h = i_g * GROUP + o_row % GROUP
-        o_c = tl.arange(0, BV)
+        o_c = i_c * COLUMNS + tl.arange(0, COLUMNS)
         p_tops = p_work + places.to(tl.int64) * BV
         b_top = tl.full([ROWS], float("-inf"), tl.float32)
         b_sum = tl.zeros([ROWS], tl.float32)
-        b_acc = tl.zeros([ROWS, BV], tl.float32)
-        for i in range(-early, parts, AT_ONCE):
+        b_acc = tl.zeros([ROWS, COLUMNS], tl.float32)
+        for i in range(0, parts, AT_ONCE):
             o_i = i + tl.arange(0, AT_ONCE)
-            m_i = ((o_i >= 0) & (o_i < parts))[:, None] & m_r[None, :]
+            m_i = (o_i < parts)[:, None] & m_r[None, :]
             o_slot = (slot + o_i).to(tl.int64)[:, None] * held + o_r[None, :]  # [AT_ONCE, ROWS]
             b_tops = tl.load(p_tops + o_slot, mask=m_i, other=float("-inf"))
             b_sums = tl.load(p_tops + places + o_slot, mask=m_i, other=0.0)
@@ -89,21 +87,108 @@ def merge_parts(
             # a part without keys may hold anything
             b_parts = tl.where((b_sums != 0.0)[:, :, None], b_parts * b_weight[:, :, None], 0.0)
             b_acc = b_acc * b_decay[:, None] + tl.sum(b_parts, 0)
-        if p_sinks is not None:
-            b_sink = tl.load(p_sinks + tl.minimum(o_h, H - 1)).to(tl.float32) * LOG2_E
-            b_new = tl.maximum(b_top, b_sink)
-            b_base = tl.where(b_new == float("-inf"), 0.0, b_new)
-            b_decay = tl.exp2(b_top - b_base)
-            b_sum = b_sum * b_decay + tl.exp2(b_sink - b_base)
-            b_acc = tl.where((b_decay != 0.0)[:, None], b_acc * b_decay[:, None], 0.0)
-            b_top = b_new
-        some = b_sum != 0.0
-        b_divisor = tl.where(some, b_sum, 1.0)
-        b_out = tl.where(some[:, None], b_acc / b_divisor[:, None], 0.0)
-        o_v = o_c % (BV // EACH) * EACH + o_c // (BV // EACH)  # columns of narrow values lie by their place in a unit
-        o_out = (i_b.to(tl.int64) * T + o_row // GROUP) * H + o_h
-        tl.store(p_out + o_out[:, None] * V + o_v[None, :], b_out.to(p_out.dtype.element_ty), mask=m_r[:, None] & (o_v < V)[None, :])
-        tl.store(p_lse + o_out, tl.where(some, (b_top + tl.log2(b_divisor)) * LN_2, float("-inf")), mask=m_r)
+        end(b_top, b_sum, b_acc, p_out, p_lse, p_sinks, i_b, T, H, o_row, o_h, o_c, m_r, i_c == 0, GROUP, V, BV, EACH)
+
+
+@triton.jit
+def end(
+    b_top, b_sum, b_acc, p_out, p_lse, p_sinks, i_b, T, H, o_row, o_h, o_c, m_r, first, GROUP: tl.constexpr, V: tl.constexpr,
+    BV: tl.constexpr, EACH: tl.constexpr,
+):  # fmt: skip
+    """Stores columns of rows of the result, and with the first of them the lse."""
+    if p_sinks is not None:
+        b_sink = tl.load(p_sinks + tl.minimum(o_h, H - 1)).to(tl.float32) * LOG2_E
+        b_new = tl.maximum(b_top, b_sink)
+        b_base = tl.where(b_new == float("-inf"), 0.0, b_new)
+        b_decay = tl.exp2(b_top - b_base)
+        b_sum = b_sum * b_decay + tl.exp2(b_sink - b_base)
+        b_acc = tl.where((b_decay != 0.0)[:, None], b_acc * b_decay[:, None], 0.0)
+        b_top = b_new
+    some = b_sum != 0.0
+    b_divisor = tl.where(some, b_sum, 1.0)
+    b_out = tl.where(some[:, None], b_acc / b_divisor[:, None], 0.0)
+    o_v = o_c % (BV // EACH) * EACH + o_c // (BV // EACH)  # columns of narrow values lie by their place in a unit
+    o_out = (i_b.to(tl.int64) * T + o_row // GROUP) * H + o_h
+    tl.store(p_out + o_out[:, None] * V + o_v[None, :], b_out.to(p_out.dtype.element_ty), mask=m_r[:, None] & (o_v < V)[None, :])
+    tl.store(p_lse + o_out, tl.where(some, (b_top + tl.log2(b_divisor)) * LN_2, float("-inf")), mask=m_r & first)
+
+
+@triton.jit
+def added(b_m, b_l, b_acc, b_top, b_sum, b_part):
+    """(greatest score, sum of weights, weighted sum) of a row with those of a part behind them. The decode kernel adds them alike
+    (`summing.added`); a product is fused with a sum where it says so and nowhere else."""
+    b_new = tl.maximum(b_m, b_top)
+    b_decay = tl.exp2(b_m - b_new)
+    b_weight = tl.exp2(b_top - b_new)
+    return b_new, tl.fma(b_l, b_decay, b_sum * b_weight), tl.fma(b_acc, b_decay, b_part * b_weight)
+
+
+@triton.constexpr_function
+def begins(part):
+    """Whether a part, of a sequence from its first key on, is the first of a stretch (`parts.cut`)."""
+    return part >= 28 or part in (0, 8, 12, 16, 20, 22, 24, 26)
+
+
+@triton.jit(do_not_specialize=["B", "G", "T", "S", "cuts", "places", "first", "before", "after"])
+def add_parts(
+    p_work, p_out, p_lse, p_lengths, p_starts, p_firsts, p_sinks, B, G, T, S, cuts, places, first, before, after,
+    TREE: tl.constexpr, GROUP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, EACH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    WHOLE: tl.constexpr, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr,
+):  # fmt: skip
+    """COLUMNS of a row, from parts at fixed cuts: those of a stretch of keys are added up from the first to the last, then stretches
+    are, in the same order whatever the sequence's length and however many programs made them. WHOLE stretches are parts already. Of
+    parts that are read AT_ONCE, those that are not there change nothing."""
+    rows = T * GROUP
+    held = tl.minimum(rows, BM)
+    lanes = G * ((rows + BM - 1) // BM)
+    i_c = tl.program_id(0) % (BV // COLUMNS)
+    i_r = tl.program_id(0) // (BV // COLUMNS) % held
+    lane = tl.program_id(0) // (BV // COLUMNS) // held % lanes
+    i_b = tl.program_id(0) // (BV // COLUMNS) // held // lanes
+    i_g = lane % G
+    i_m = lane // G
+    _, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
+    low, high, _ = span(length, at, i_m, T, before, after, TREE, GROUP, BM, BN)
+    first_part, parts = parts_within(low, high, WHOLE)
+    o_c = i_c * COLUMNS + tl.arange(0, COLUMNS)
+    slot = ((i_b * lanes + lane) * cuts).to(tl.int64) * held + i_r
+    p_parts = p_work + slot * BV + o_c
+    p_tops = p_work + places.to(tl.int64) * BV + slot
+    gdc_launch_dependents()
+    gdc_wait()
+
+    row = i_m * BM + i_r
+    if (parts > 1) & (row < rows):
+        b_none = tl.full([COLUMNS], LOWEST, tl.float32)
+        b_zero = tl.zeros([COLUMNS], tl.float32)
+        b_m, b_l, b_acc = b_none, b_zero, b_zero
+        b_m_all, b_l_all, b_acc_all = b_none, b_zero, b_zero
+        for i in range(0, parts, AT_ONCE):
+            for j in tl.static_range(AT_ONCE):
+                there = i + j < parts
+                at_part = (i + j) * held
+                b_top = tl.maximum(tl.load(p_tops + at_part, mask=there, other=LOWEST), LOWEST)
+                b_sum = tl.load(p_tops + places + at_part, mask=there, other=0.0)
+                b_part = tl.load(p_parts + at_part * BV, mask=there & (o_c >= 0), other=0.0)
+                if not WHOLE:
+                    if before is not None:
+                        new = cut(first_part + i + j, False) % STRETCH == 0  # not a branch, in front of which loads would wait
+                        n_m, n_l, n_acc = added(b_m_all, b_l_all, b_acc_all, b_m, b_l, b_acc)
+                        b_m_all, b_l_all = tl.where(new, n_m, b_m_all), tl.where(new, n_l, b_l_all)
+                        b_acc_all = tl.where(new, n_acc, b_acc_all)
+                        b_m, b_l, b_acc = tl.where(new, LOWEST, b_m), tl.where(new, 0.0, b_l), tl.where(new, 0.0, b_acc)
+                    elif begins(j):  # AT_ONCE is all parts, or as many as 28, behind which each is a stretch
+                        b_m_all, b_l_all, b_acc_all = added(b_m_all, b_l_all, b_acc_all, b_m, b_l, b_acc)
+                        b_m, b_l, b_acc = b_none, b_zero, b_zero
+                b_m, b_l, b_acc = added(b_m, b_l, b_acc, b_top, b_sum, b_part)
+        if not WHOLE:
+            b_m, b_l, b_acc = added(b_m_all, b_l_all, b_acc_all, b_m, b_l, b_acc)
+        o_row = row + tl.arange(0, 1)
+        b_m, b_l = tl.max(b_m, 0) + tl.zeros([1], tl.float32), tl.max(b_l, 0) + tl.zeros([1], tl.float32)
+        o_h = i_g * GROUP + o_row % GROUP
+        end(
+            b_m, b_l, b_acc[None, :], p_out, p_lse, p_sinks, i_b, T, G * GROUP, o_row, o_h, o_c, o_row < rows, i_c == 0, GROUP, V, BV, EACH
+        )  # fmt: skip
 
 
 def join(problem: Problem, arrays: tuple[Any, ...], numbers: tuple[Any, ...], form: Form, key: Any) -> None:
@@ -119,8 +204,9 @@ def join(problem: Problem, arrays: tuple[Any, ...], numbers: tuple[Any, ...], fo
     rows, B, G = form.rows, problem.B, problem.G
     named = {
         "TREE": form.tree, "GROUP": problem.group, "V": problem.V, "BV": form.value_width, "EACH": 1, "BM": rows, "BN": form.tile.keys,
-        "SPLIT": EVEN.value, "BATCH": 1, "ROWS": ROWS, "AT_ONCE": max(4, min(16, triton.next_power_of_2(numbers[0]))), "FAR": FAR,
-        "LEAST": 1, "num_warps": 4, "maxnreg": 255, "launch_pdl": True,
+        "SPLIT": EVEN.value, "BATCH": 1, "ROWS": ROWS, "COLUMNS": form.value_width,
+        "AT_ONCE": max(4, min(16, triton.next_power_of_2(numbers[0]))), "FAR": FAR, "LEAST": 1, "num_warps": 4, "maxnreg": 255,
+        "launch_pdl": True,
     }  # fmt: skip
     packed = problem.T * problem.group
     programs = B * G * -(-packed // rows) * -(-min(packed, rows) // ROWS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from strobe.answers import Offer, Question, Refusal
 from strobe.backends.hopper import decoding
 from strobe.backends.hopper.forms import PAGES, ROWS, WIDEST, form, is_tree, packable, padded, page_tokens, parts, places, programs
+from strobe.backends.hopper.predicting import divided_us
 from strobe.layouts import Packed, Paged
 from strobe.machine import Machine
 from strobe.masks import Prefix, split
@@ -54,7 +55,8 @@ def forward(problem: Question, machine: Machine) -> Offer | Refusal:
     made = form(problem, count > 1)
     why = f"{made.tile.groups} warpgroups of {ROWS} rows multiply, one warp loads; {made.heads} query head(s) of a key head in one tile"
     if count > 1:
-        why += f"; {count} equal parts of a tile's keys"
+        rows = programs(problem) * 2 * ROWS
+        why += f"; {count} equal parts of a tile's keys; {divided_us(rows, problem.S, made.width):.1f} µs predicted"
     return Offer("forward", why, (made.rows, made.tile.keys), count, 4 * places(problem, made, count) * (made.value_width + 2))
 
 

@@ -16,6 +16,7 @@ import triton.language as tl
 EVEN = tl.constexpr(0)
 STREAM = tl.constexpr(1)
 FIXED = tl.constexpr(2)
+STRETCH = tl.constexpr(1024)  # keys whose parts are added up before they meet those of others
 FAR = 2**28  # of a window's reach and a query's position: no sequence is longer, and sums of three stay below 2³¹
 
 
@@ -71,46 +72,54 @@ def even(tiles, i, splits):
 
 
 @triton.jit
-def cut(i):
-    """The key at which part i begins, of every sequence: parts of 256 keys up to 4,096, of 512 up to 8,192, of 1,024 up to 65,536, then
-    of 2,048."""
-    late = tl.where(i < 80, i * 1024 - 16384, i * 2048 - 98304)
-    return tl.where(i < 16, i * 256, tl.where(i < 24, i * 512 - 4096, late))
+def cut(i, WHOLE: tl.constexpr):
+    """The key at which part i begins, of every sequence: parts of 128 keys up to 1,024, of 256 up to 4,096, of 512 up to 8,192, then of
+    1,024. The WHOLE ones are stretches of 1,024 keys, some parts each."""
+    if WHOLE:
+        key = i * STRETCH
+    else:
+        late = tl.where(i < 28, i * 512 - 6144, i * 1024 - 20480)
+        key = tl.where(i < 8, i * 128, tl.where(i < 20, i * 256 - 1024, late))
+    return key
 
 
 @triton.jit
-def part_at(n):
-    """The part that holds key n."""
-    late = tl.where(n < 65536, (n + 16384) // 1024, (n + 98304) // 2048)
-    return tl.where(n < 4096, n // 256, tl.where(n < 8192, (n + 4096) // 512, late))
+def part_at(n, WHOLE: tl.constexpr):
+    """The part, or the stretch, that holds key n."""
+    if WHOLE:
+        part = n // STRETCH
+    else:
+        late = tl.where(n < 8192, (n + 6144) // 512, (n + 20480) // 1024)
+        part = tl.where(n < 1024, n // 128, tl.where(n < 4096, (n + 1024) // 256, late))
+    return part
 
 
 @triton.jit
-def parts_within(low, high):
+def parts_within(low, high, WHOLE: tl.constexpr):
     """(first, count) of the parts that hold keys between low and high."""
-    first = part_at(low)
-    return first, part_at(tl.maximum(high - 1, low)) - first + 1
+    first = part_at(low, WHOLE)
+    return first, part_at(tl.maximum(high - 1, low), WHOLE) - first + 1
 
 
 @triton.jit
-def part_end(part, low, tiles, BN: tl.constexpr):
+def part_end(part, low, tiles, BN: tl.constexpr, WHOLE: tl.constexpr):
     """The tile behind a part, of a sequence's tiles from the one that holds low."""
-    return tl.minimum(cut(part + 1) // BN - low // BN, tiles)
+    return tl.minimum(cut(part + 1, WHOLE) // BN - low // BN, tiles)
 
 
 @triton.jit
-def fixed(low, high, tiles, i, shares, BN: tl.constexpr):
+def fixed(low, high, tiles, i, shares, BN: tl.constexpr, WHOLE: tl.constexpr):
     """(parts of the sequence, first part, first tile, tiles) of share i of a sequence's parts: those that begin among an equal share of
     its tiles."""
-    first, parts = parts_within(low, high)
+    first, parts = parts_within(low, high, WHOLE)
     start = low // BN * BN + tiles * i // shares * BN
     stop = low // BN * BN + tiles * (i + 1) // shares * BN
-    from_part = tl.where(i == 0, first, part_at(tl.maximum(start - 1, 0)) + 1)
-    to_part = tl.where(i + 1 == shares, first + parts, part_at(tl.maximum(stop - 1, 0)) + 1)
+    from_part = tl.where(i == 0, first, part_at(tl.maximum(start - 1, 0), WHOLE) + 1)
+    to_part = tl.where(i + 1 == shares, first + parts, part_at(tl.maximum(stop - 1, 0), WHOLE) + 1)
     from_part = tl.minimum(tl.maximum(from_part, first), first + parts)
     to_part = tl.minimum(tl.maximum(to_part, first), first + parts)
-    skip = tl.maximum(cut(from_part) // BN - low // BN, 0)
-    return parts, from_part, skip, tl.where(to_part > from_part, part_end(to_part - 1, low, tiles, BN) - skip, 0)
+    skip = tl.maximum(cut(from_part, WHOLE) // BN - low // BN, 0)
+    return parts, from_part, skip, tl.where(to_part > from_part, part_end(to_part - 1, low, tiles, BN, WHOLE) - skip, 0)
 
 
 @triton.jit

@@ -11,6 +11,7 @@ from strobe.backends.hopper.scoring import LOG2_E, visible
 from strobe.backends.hopper.sending import pages_of, row_offsets
 
 LN_2 = gl.constexpr(0.6931471805599453)
+LOWEST = gl.constexpr(-3.0e38)  # less than any score; and the difference of two such is 0, not NaN
 
 
 @gluon.jit
@@ -96,6 +97,31 @@ def tamed(
 
 
 @gluon.jit
+def nothing(BM: gl.constexpr, BV: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr):
+    """(greatest score, sum of weights, weighted sum) of no parts."""
+    ROW: gl.constexpr = gl.SliceLayout(1, S_LAYOUT)
+    b_l = gl.zeros([BM], gl.float32, layout=ROW)
+    return gl.full([BM], LOWEST, gl.float32, layout=ROW), b_l, gl.zeros([BM, BV], gl.float32, layout=O_LAYOUT)
+
+
+@gluon.jit
+def added(b_m, b_l, b_acc, b_top, b_sum, b_part):
+    """(greatest score, sum of weights, weighted sum) of rows with those of a part behind them, as `merge.added` adds them: the same
+    operations, so that it does not show in the bits where parts meet. The sums of weights have one number a row; a part's, one a score
+    where warps lie along the keys."""
+    ROW: gl.constexpr = gl.SliceLayout(1, b_acc.type.layout)
+    if b_acc.shape[0] < 64:
+        b_sum = gl.sum(b_sum, 1)
+    b_top = gl.maximum(b_top, LOWEST)
+    b_new = gl.maximum(b_m, b_top)
+    b_decay = gl.exp2(b_m - b_new)
+    b_weight = gl.exp2(b_top - b_new)
+    b_l = gl.fma(b_l, b_decay, b_sum * b_weight)
+    b_each = gl.convert_layout(b_decay, ROW)[:, None] + gl.zeros_like(b_acc)
+    return b_new, b_l, gl.fma(b_acc, b_each, b_part * gl.convert_layout(b_weight, ROW)[:, None])
+
+
+@gluon.jit
 def finish(
     b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows,
     GROUP: gl.constexpr, V: gl.constexpr,
@@ -105,7 +131,7 @@ def finish(
     BV: gl.constexpr = b_acc.shape[1]
     ROW: gl.constexpr = gl.SliceLayout(1, b_acc.type.layout)
     b_acc *= size
-    if BM < 64:
+    if len(b_l.shape) == 2:
         b_l = gl.sum(b_l, 1)
     b_l = gl.convert_layout(b_l, ROW)
     b_m = gl.convert_layout(b_m, ROW)
