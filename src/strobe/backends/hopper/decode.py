@@ -26,7 +26,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.runtime import driver
 
 from strobe.backends.hopper import decoding
-from strobe.backends.hopper.merge import add_parts, merge_parts
+from strobe.backends.hopper.merge import add_parts, merge_parts, taken
 from strobe.backends.hopper.narrow import keys_of, queries_for, values_of
 from strobe.backends.hopper.parts import (
     EVEN, FAR, FIXED, STREAM, STRETCH, even, fixed, part_at, part_end, parts_of, sequence, share, span, stream_slot,
@@ -41,9 +41,6 @@ from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
 from strobe.state import State
 from strobe.terms import Scaled
-
-
-COLUMNS = 32  # of a row, that a program merges where rows are few (1,024 keys 4.61 µs instead of 4.91 with 128; docs/log.md, 2026-11-30)
 
 
 @gluon.constexpr_function
@@ -429,25 +426,16 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
         "maxnreg": min(255, 65536 // (32 * how.warps * how.held) // 8 * 8),
     }  # fmt: skip
     fixed = how.split == "fixed"
-    merge_constants = _merging(problem, how, rows)
-    blocks = decoding.tiles(rows, merge_constants.get("ROWS", 1)) * (decoding.padded(problem.V) // merge_constants["COLUMNS"])
-    grids = how.programs(problem.B), problem.B * how.lanes * blocks
+    merge_constants = taken(how.parts, problem.B * problem.G * rows, decoding.padded(problem.V))
+    if fixed:
+        merge_constants |= {"WHOLE": how.whole, "AT_ONCE": 4 * decoding.tiles(min(32, how.parts), 4)}
+    else:
+        merge_constants |= {"LEAST": 2, **cuts}
+    merge_constants |= common | {"TREE": tree is not None, "EACH": each}
+    grids = how.programs(problem.B), problem.B * how.lanes * rows * (decoding.padded(problem.V) // merge_constants["COLUMNS"])
     merge_numbers = (problem.B, problem.G, problem.T, problem.S, how.parts, places, first, before, after)
     work = places * (decoding.padded(problem.V) + 2)
-    # with fewer registers a part is read when the last one is added
-    merge_constants |= common | {"TREE": tree is not None, "EACH": each, "maxnreg": 255} | ({} if fixed else cuts)
     return Kept(numbers, common | cuts | constants, fixed, merge_numbers, merge_constants, grids, work)
-
-
-def _merging(problem: Problem, how: decoding.Chosen, rows: int) -> dict[str, Any]:
-    """What a program of the second kernel takes: rows, columns and parts AT_ONCE; and its warps."""
-    few, width = problem.B * problem.G * rows <= 1024, decoding.padded(problem.V)
-    columns = COLUMNS if few else width
-    if how.split == "fixed":
-        return {"WHOLE": how.whole, "COLUMNS": columns, "AT_ONCE": 4 * decoding.tiles(min(32, how.parts), 4), "num_warps": 1}
-    at_once = max(4, min(64, 1 << (how.parts - 1).bit_length()))
-    each_row, warps = (1, 1) if few else (4, 4)  # with a warp for some columns, no sum crosses warps
-    return {"ROWS": each_row, "COLUMNS": columns, "AT_ONCE": at_once // each_row, "LEAST": 2, "num_warps": warps}
 
 
 def _strides(shape: tuple[int, ...], lies: tuple[int, ...] | None) -> tuple[int, int, int]:

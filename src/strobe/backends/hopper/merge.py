@@ -22,27 +22,23 @@ from strobe.problem import Problem
 LOG2_E = tl.constexpr(1.4426950408889634)  # 1 / ln 2
 LN_2 = tl.constexpr(0.6931471805599453)
 LOWEST = tl.constexpr(-3.0e38)  # less than any score; and the difference of two such is 0, not NaN
-ROWS = 4  # that a program of `join` merges
 
 
 @triton.jit(do_not_specialize=["B", "G", "T", "S", "splits", "places", "first", "before", "after"])
 def merge_parts(
     p_work, p_out, p_lse, p_lengths, p_starts, p_firsts, p_sinks, B, G, T, S, splits, places, first, before, after,
     TREE: tl.constexpr, GROUP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, EACH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    SPLIT: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr,
-    LEAST: tl.constexpr,
+    SPLIT: tl.constexpr, BATCH: tl.constexpr, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr, LEAST: tl.constexpr,
 ):  # fmt: skip
-    """COLUMNS of ROWS rows of a tile of rows of one key head of one sequence, so many parts AT_ONCE; rows of fewer than LEAST parts are
-    there already."""
+    """COLUMNS of a row, so many parts AT_ONCE; rows of fewer than LEAST parts are there already."""
     rows = T * GROUP
     H = G * GROUP
     held = tl.minimum(rows, BM)
-    blocks = (held + ROWS - 1) // ROWS
     lanes = G * ((rows + BM - 1) // BM)
     i_c = tl.program_id(0) % (BV // COLUMNS)
-    i_r = tl.program_id(0) // (BV // COLUMNS) % blocks
-    lane = tl.program_id(0) // (BV // COLUMNS) // blocks % lanes
-    i_b = tl.program_id(0) // (BV // COLUMNS) // blocks // lanes
+    i_r = tl.program_id(0) // (BV // COLUMNS) % held
+    lane = tl.program_id(0) // (BV // COLUMNS) // held % lanes
+    i_b = tl.program_id(0) // (BV // COLUMNS) // held // lanes
     i_g = lane % G
     i_m = lane // G
     _, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
@@ -60,24 +56,20 @@ def merge_parts(
     gdc_launch_dependents()
     gdc_wait()
 
-    if parts >= LEAST:
-        o_r = i_r * ROWS + tl.arange(0, ROWS)
-        o_row = i_m * BM + o_r
-        m_r = (o_r < held) & (o_row < rows)
-        o_h = i_g * GROUP + o_row % GROUP
+    row = i_m * BM + i_r
+    if (parts >= LEAST) & (row < rows):
         o_c = i_c * COLUMNS + tl.arange(0, COLUMNS)
         p_tops = p_work + places.to(tl.int64) * BV
-        b_top = tl.full([ROWS], float("-inf"), tl.float32)
-        b_sum = tl.zeros([ROWS], tl.float32)
-        b_acc = tl.zeros([ROWS, COLUMNS], tl.float32)
+        b_top = tl.full([1], float("-inf"), tl.float32)
+        b_sum = tl.zeros([1], tl.float32)
+        b_acc = tl.zeros([1, COLUMNS], tl.float32)
         for i in range(0, parts, AT_ONCE):
             o_i = i + tl.arange(0, AT_ONCE)
-            m_i = (o_i < parts)[:, None] & m_r[None, :]
-            o_slot = (slot + o_i).to(tl.int64)[:, None] * held + o_r[None, :]  # [AT_ONCE, ROWS]
+            m_i = (o_i < parts)[:, None]
+            o_slot = (slot + o_i).to(tl.int64)[:, None] * held + i_r  # [AT_ONCE, 1]
             b_tops = tl.load(p_tops + o_slot, mask=m_i, other=float("-inf"))
             b_sums = tl.load(p_tops + places + o_slot, mask=m_i, other=0.0)
-            m_parts = m_i[:, :, None] & (o_c >= 0)[None, None, :]
-            b_parts = tl.load(p_work + o_slot[:, :, None] * BV + o_c[None, None, :], mask=m_parts, other=0.0)
+            b_parts = tl.load(p_work + o_slot * BV + o_c[None, :], mask=m_i & (o_c >= 0)[None, :], other=0.0)
             b_new = tl.maximum(b_top, tl.max(b_tops, 0))
             b_base = tl.where(b_new == float("-inf"), 0.0, b_new)
             b_decay = tl.exp2(b_top - b_base)
@@ -85,9 +77,10 @@ def merge_parts(
             b_top = b_new
             b_sum = b_sum * b_decay + tl.sum(b_weight * b_sums, 0)
             # a part without keys may hold anything
-            b_parts = tl.where((b_sums != 0.0)[:, :, None], b_parts * b_weight[:, :, None], 0.0)
-            b_acc = b_acc * b_decay[:, None] + tl.sum(b_parts, 0)
-        end(b_top, b_sum, b_acc, p_out, p_lse, p_sinks, i_b, T, H, o_row, o_h, o_c, m_r, i_c == 0, GROUP, V, BV, EACH)
+            b_acc = b_acc * b_decay[:, None] + tl.sum(tl.where(b_sums != 0.0, b_parts * b_weight, 0.0), 0)[None, :]
+        o_row = row + tl.arange(0, 1)
+        o_h = i_g * GROUP + o_row % GROUP
+        end(b_top, b_sum, b_acc, p_out, p_lse, p_sinks, i_b, T, H, o_row, o_h, o_c, o_row < rows, i_c == 0, GROUP, V, BV, EACH)
 
 
 @triton.jit
@@ -191,6 +184,15 @@ def add_parts(
         )  # fmt: skip
 
 
+def taken(parts: int, rows: int, width: int) -> dict[str, int]:
+    """What a program of `merge_parts` takes of rows of so many parts: columns, and parts at once, as many as registers hold; one warp,
+    so that no sum crosses warps. Few rows are cut into columns, so that there are programs for the chip (H200, 1,024 keys: 4.91 µs with
+    128 columns, 4.61 with 32; 1,024 rows: 47.7 with 4 warps for 4 rows, 45.8 with 32 columns, 44.8 with 128; docs/log.md, 2026-11-30)."""
+    columns = min(32 if rows < 1024 else 128, width)
+    at_once = max(4, min(64, 2048 // columns, 1 << (parts - 1).bit_length()))
+    return {"COLUMNS": columns, "AT_ONCE": at_once, "num_warps": 1, "maxnreg": 255}  # with fewer registers, parts are read one by one
+
+
 def join(problem: Problem, arrays: tuple[Any, ...], numbers: tuple[Any, ...], form: Form, key: Any) -> None:
     """Merges equal parts, of which every row has one at least.
 
@@ -201,13 +203,11 @@ def join(problem: Problem, arrays: tuple[Any, ...], numbers: tuple[Any, ...], fo
         form: of the kernel that made the parts.
         key: what decides how the arrays are compiled.
     """
-    rows, B, G = form.rows, problem.B, problem.G
+    rows, B, G, packed = form.rows, problem.B, problem.G, problem.T * problem.group
+    held = min(packed, rows)
     named = {
         "TREE": form.tree, "GROUP": problem.group, "V": problem.V, "BV": form.value_width, "EACH": 1, "BM": rows, "BN": form.tile.keys,
-        "SPLIT": EVEN.value, "BATCH": 1, "ROWS": ROWS, "COLUMNS": form.value_width,
-        "AT_ONCE": max(4, min(16, triton.next_power_of_2(numbers[0]))), "FAR": FAR, "LEAST": 1, "num_warps": 4, "maxnreg": 255,
-        "launch_pdl": True,
+        "SPLIT": EVEN.value, "BATCH": 1, "FAR": FAR, "LEAST": 1, "launch_pdl": True, **taken(numbers[0], B * G * held, form.value_width),
     }  # fmt: skip
-    packed = problem.T * problem.group
-    programs = B * G * -(-packed // rows) * -(-min(packed, rows) // ROWS)
+    programs = B * G * -(-packed // rows) * held * (form.value_width // named["COLUMNS"])
     start(merge_parts, programs, (*arrays, B, G, problem.T, problem.S, *numbers), named, key)
