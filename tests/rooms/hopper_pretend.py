@@ -1,6 +1,7 @@
 """The Hopper room's kernels run on a CPU, as plain Python over torch: what Gluon's words mean, without a GPU and without Triton.
 
-The sources of `channel.py`, `paging.py`, `jobs.py`, `schedule.py`, `consuming.py` and `forward.py` are executed with a `gl` of this file. Warps are threads of which one runs
+The sources of `channel.py`, `paging.py`, `jobs.py`, `schedule.py`, `consuming.py` and `forward.py`, or of `latent.py` and what that calls, are
+executed with a `gl` of this file. Warps are threads of which one runs
 at a time, and who is next is drawn at every barrier; copies and products end when they must or earlier, as drawn. Tiles that are
 being copied hold NaN until the copy has ended, so that what is read too early, or overwritten too early, shows; and where nobody can go
 on, `Stuck` is raised. What this does not show is the compiler's and the hardware's part: layouts, fences, registers.
@@ -25,9 +26,11 @@ import torch
 from torch import Tensor
 
 import strobe
+from strobe.backends.hopper import arguments, latent_desk
 
 ROOM = Path(strobe.__file__).parent / "backends" / "hopper"
 FILES = ("channel.py", "paging.py", "jobs.py", "schedule.py", "scoring.py", "consuming.py", "forward.py")
+LATENT = ("channel.py", "paging.py", "jobs.py", "parts.py", "schedule.py", "scoring.py", "consuming.py", "latent_rows.py", "latent.py")
 
 
 class Stuck(Exception):
@@ -100,6 +103,7 @@ class Warp:
         self.what = "nothing"
         self.products: list[Product] = []
         self.stores: list[Callable[[], None]] = []
+        self.rows: list[Callable[[], None]] = []
         self.thread = threading.Thread(target=self._run, args=(body,), daemon=True)
 
     def _run(self, body: Callable[[], None]) -> None:
@@ -108,7 +112,7 @@ class Warp:
         try:
             if self.chip.wrong is None:
                 body()
-                assert not self.products and not self.stores, "products or stores nobody waited for"
+                assert not self.products and not self.stores and not self.rows, "products, stores or rows nobody waited for"
         except BaseException as wrong:  # noqa: BLE001 — it is raised again in the thread that started the chip
             self.chip.wrong = self.chip.wrong or wrong
         self.ended = True
@@ -155,9 +159,17 @@ class Shared:
     def dtype(self) -> torch.dtype:
         return self.data.dtype
 
+    @property
+    def shape(self) -> torch.Size:
+        return self.data.shape
+
     def index(self, i: int) -> Shared:
         assert 0 <= i < len(self.data)
         return Shared(self.data[i])
+
+    def slice(self, start: int, length: int, dim: int = 0) -> Shared:
+        assert 0 <= start <= start + length <= self.data.shape[dim]
+        return Shared(self.data.narrow(dim, start, length))
 
     def reshape(self, shape: list[int]) -> Shared:
         return Shared(self.data.view(shape))
@@ -169,6 +181,9 @@ class Shared:
         """A block as boxes of some tokens of some columns, those of the first columns first: how a block lies, as
         `hopper_targets.places` reads in what was compiled."""
         one, tokens, heads, columns = array.block_type.shape
+        if [one, tokens, heads] == list(self.data.shape[:3]):  # all rows
+            assert count * columns == self.data.shape[3]
+            return Pieces([Shared(side) for side in self.data.split(columns, 3)])
         assert one == heads == 1 and self.data.shape[0] == self.data.shape[2] == 1 and count * tokens * columns == self.data.numel()
         block = self.data[0, :, 0]
         return Pieces([Shared(box[None, :, None]) for side in block.split(columns, 1) for box in side.split(tokens, 0)])
@@ -290,6 +305,20 @@ def write_back(array: Array, at: list[int], tile: Shared) -> None:
 def store_wait(pending: int) -> None:
     warp = here()
     warp.wait(lambda: len(warp.stores) <= pending, "stores")
+
+
+def send_rows(tile: Shared, p: Pointer, mask: Any) -> None:
+    """The rows of a warp that are under way, until it waits for them."""
+    found = _load(p, mask)
+    tile.data.fill_(torch.nan)
+    here().rows.append(lambda: tile.data.copy_(found))
+
+
+def _rows_wait(pending: int) -> None:
+    assert pending == 0
+    for copy in here().rows:
+        copy()
+    here().rows.clear()
 
 
 # ── products ──
@@ -427,6 +456,7 @@ def language() -> SimpleNamespace:
     return SimpleNamespace(
         constexpr=lambda x: x, shared_memory_descriptor=Shared, pointer_type=lambda _: "pointer",
         NVMMADistributedLayout=layout, DotOperandLayout=layout, SliceLayout=layout, BlockedLayout=layout, SwizzledSharedLayout=layout,
+        NVMMASharedLayout=SimpleNamespace(get_default_for=layout),
         float32=torch.float32, int32=torch.int32, int64=torch.int64, uint8=torch.uint8,
         program_id=lambda _: here().program, num_programs=lambda _: here().programs,
         arange=lambda a, b, layout: torch.arange(a, b), full=lambda shape, x, dtype, layout: torch.full(shape, x, dtype=dtype),
@@ -434,7 +464,7 @@ def language() -> SimpleNamespace:
         where=lambda c, a, b: torch.where(*(x if isinstance(x, Tensor) else torch.tensor(x) for x in (c, a, b))),
         minimum=_either("fmin", min), maximum=_either("fmax", max), max=_greatest, sum=lambda x, axis: _number(x.sum(axis)),
         exp2=torch.exp2, log2=torch.log2, abs=torch.abs, inline_asm_elementwise=lambda asm, _, args, **__: INSTRUCTIONS[asm.split()[0]](args[0]),
-        load=_load, store=_store, atomic_add=_atomic_add, allocate_shared_memory=_allocate, warp_specialize=_warp_specialize,
+        load=_load, store=_store, atomic_add=_atomic_add, associative_scan=lambda x, axis, _: x.cumsum(axis), allocate_shared_memory=_allocate, warp_specialize=_warp_specialize,
     )  # fmt: skip
 
 
@@ -442,22 +472,24 @@ def _jit(function: Any = None, **_: Any) -> Any:
     return function if function is not None else _jit
 
 
-def words() -> dict[str, Any]:
-    """The room's functions, as Python runs them."""
+def words(*files: str) -> dict[str, Any]:
+    """The functions of some of the room's files, those of `forward.py` unless others are named, as Python runs them."""
     found: dict[str, Any] = {
         "gl": language(), "gluon": SimpleNamespace(jit=_jit, constexpr_function=_jit), "aggregate": _jit, "mbarrier": Mbarrier,
         "tma": SimpleNamespace(store_wait=store_wait), "fetch": fetch, "write_back": write_back, "pieces": Shared.pieces, "barrier": lambda: None,
+        "async_copy": SimpleNamespace(commit_group=lambda: None, wait_group=_rows_wait), "send_rows": send_rows,
+        "triton": SimpleNamespace(jit=_jit), "tl": language(), "arguments": arguments, "latent_desk": latent_desk, "Form": latent_desk.Form,
         "fence_async_shared": lambda: None, "gdc_wait": lambda: None, "gdc_launch_dependents": lambda: None, "warpgroup_mma": warpgroup_mma, "warpgroup_mma_wait": warpgroup_mma_wait,
     }  # fmt: skip
-    for code in _codes():
+    for code in _codes(files or FILES):
         exec(code, found)  # noqa: S102 — the room's own files
     return found
 
 
-@lru_cache(maxsize=1)
-def _codes() -> list[Any]:
+@lru_cache(maxsize=None)
+def _codes(files: tuple[str, ...]) -> list[Any]:
     found = []
-    for file in FILES:
+    for file in files:
         tree = ast.parse((ROOM / file).read_text())
         tree.body = [node for node in tree.body if not _foreign(node)]
         found.append(compile(tree, file, "exec", __future__.annotations.compiler_flag, dont_inherit=True))
@@ -473,14 +505,14 @@ def _foreign(node: ast.stmt) -> bool:
 class Kernel:
     """A kernel that `starting.start` can start."""
 
-    def __init__(self, name: str, seed: int = 0) -> None:
-        self.name, self.seed = name, seed
+    def __init__(self, name: str, seed: int = 0, files: tuple[str, ...] = ()) -> None:
+        self.name, self.seed, self.files = name, seed, files
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         return lambda *args, **named: self.run(grid[0], args, named)
 
     def run(self, grid: int, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        kernel = words()[self.name]
+        kernel = words(*self.files)[self.name]
         named = {name: value for name, value in named.items() if name not in ("num_warps", "enable_fp_fusion", "launch_pdl")}
         given = [Array(x) if hasattr(x, "block_shape") else Pointer(x) if isinstance(x, Tensor) else x for x in args]
         Chip(self.seed).run(grid, lambda: kernel(*given, **named))

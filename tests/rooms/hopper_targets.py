@@ -80,6 +80,12 @@ def calls() -> dict[str, Call]:
     for D in (40, 96, 192):
         q, k = _arrays(torch.bfloat16, D, H // 8)
         found[f"D {D}, causal"] = Call(q, Dense(k, k), Causal())
+    for (D, V), (name, mask) in product(((192, 128), (256, 128), (128, 64)), masks.items()):
+        q, k = _arrays(torch.bfloat16, D, H)
+        found[f"D {D}, V {V}, {name}"] = Call(q, Dense(k, k[..., :V]), mask)
+        found[f"D {D}, V {V}, {name}, packed"] = Call(
+            Packed(q[0], offsets, T), PackedKeys(k[0], k[0, ..., :V], offsets, T), Causal() if "prefix" in name else mask
+        )  # fmt: skip
     for D, mask in product((64, 128), (Full(), Causal(), Causal() & Window(before=2000))):
         q, k = _arrays(torch.bfloat16, D, H // 4)
         found[f"D {D}, {mask}, divided"] = Call(q[:, :32], Dense(k, k), mask)
@@ -133,7 +139,7 @@ def compiled(what: str, kernel: Any, args: tuple[Any, ...], named: dict[str, Any
         code.write_bytes(made.asm["cubin"])
         sass = subprocess.run([knobs.nvidia.cuobjdump.path, "-sass", str(code)], capture_output=True, text=True, check=True).stdout
     form = named.get("form")
-    tile = (form.rows, form.tile.keys) if form else (1, 1)
+    tile = (form.rows, form.tile.keys) if hasattr(form, "tile") else (1, 1)
     serial = "C7510" in said or "C7512" in said
     registers, spills = _number(r"Used (\d+) registers", said), len(STACK.findall(sass))
     held = made.metadata.shared
@@ -175,7 +181,7 @@ def loops(sass: str) -> list[tuple[int, int]]:
 
 
 FEW = ("D 64, causal, group of 1", "D 128, causal, group of 4", "D 128, window, group of 1", "D 128, causal, packed, bfloat16", "D 128, Causal(), divided",
-       "D 128, a tree, divided, bfloat16", "D 128, causal, pages of 16, group of 4", "D 128, divided, pages of 64")  # fmt: skip
+       "D 128, a tree, divided, bfloat16", "D 128, causal, pages of 16, group of 4", "D 128, divided, pages of 64", "D 192, V 128, causal")  # fmt: skip
 
 
 def every(words: list[str]) -> Iterator[Compiled]:

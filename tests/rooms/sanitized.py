@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from strobe import Alibi, Blocks, Causal, Documents, Dropout, Full, Mask, Packed, Paged, Prefix, Scaled, Sink, SoftCap, State, Tree, Window
+from strobe import Alibi, Blocks, Causal, Documents, Dropout, Full, Mask, Packed, Paged, Prefix, Ranged, Scaled, Sink, SoftCap, State, Tree, Window
 from strobe import append, attention, merge, using
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
@@ -135,4 +135,21 @@ def test_pages(T: int, narrow: str, room: str) -> None:
 @pytest.mark.parametrize("room", ["triton", "hopper"])
 def test_long_caches_in_parts(room: str) -> None:
     attention(drawn(1, 1, 8, 128), drawn(1, 5003, 1, 128), drawn(1, 5003, 1, 128), mask=Causal())
+    torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("room", ["hopper"])
+@pytest.mark.parametrize("T", [1, 3])
+@pytest.mark.parametrize("page", [0, 8, 64])
+def test_latent_attention(page: int, T: int, room: str) -> None:
+    """Values that are a part of the keys, and values apart; sequences of no, one and many keys, which end inside blocks and pages."""
+    B, S, D, V = 3, 1000, 576, 512
+    lengths, columns = torch.tensor([0, 1, 1000], device="cuda", dtype=torch.int32), -(-S // max(page, 1))
+    k = drawn(B * columns, page, 1, D) if page else drawn(B, S, 1, D)
+    for v in (k[..., :V], k[..., :V].clone()):
+        keys = Ranged(k, v, torch.zeros_like(lengths), lengths)
+        if page:
+            keys = Paged(k, v, torch.randperm(B * columns, device="cuda").view(B, columns).int(), lengths, S)
+        attention(drawn(B, T, 16, D), keys, mask=Causal())
+    attention(drawn(1, T, 128, D), drawn(1, 5003, 1, D), drawn(1, 5003, 1, V), mask=Causal())
     torch.cuda.synchronize()

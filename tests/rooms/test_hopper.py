@@ -87,7 +87,7 @@ def paged(T: int, S: int, Z: int, H: int = 8, G: int = 2, D: int = 128, B: int =
         (H200, problem(dtype="float32"), "dtypes are bfloat16, float16; got float32"),
         (H200, problem(D=12), "widths are multiples of 8 up to 256; got 12"),
         (H200, problem(D=264), "got 264"),
-        (H200, problem(D=256, V=128), "padded to one width; got D=256, V=128"),
+        (H200, problem(D=64, V=128), "values are no wider than keys; got D=64, V=128"),
         (H200, problem(T=15), "a warpgroup's product has 64 rows; 15 queries make 60"),
         (H200, problem(T=63, H=6, G=2), "63 queries make 63"),
         (H200, problem(S=0), "there are no keys"),
@@ -366,6 +366,10 @@ MORE = (
     Case("packed over ranges", 2, 140, 140, 4, 2, 64, keys="ranged", queries="packed", mask=Causal(), lengths=(140, 70), q_lengths=(140, 64)),
     Case("D 192", 1, 130, 200, 2, 1, 192, mask=Causal()),
     Case("D 40, V 24", 1, 130, 200, 2, 1, 40, 24, mask=Causal()),
+    Case("D 192, V 128", 2, 200, 200, 4, 4, 192, 128, mask=Causal()),
+    Case("D 192, V 128, a window, sinks", 1, 130, 300, 4, 1, 192, 128, mask=Causal() & Window(before=99), terms=("sink",)),
+    Case("D 256, V 40", 1, 130, 140, 2, 1, 256, 40),
+    Case("D 128, V 64, packed", 3, 140, 140, 4, 4, 128, 64, keys="packed", queries="packed", mask=Causal(), lengths=(140, 1, 64), q_lengths=(140, 1, 64)),
 )  # fmt: skip
 
 

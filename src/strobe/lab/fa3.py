@@ -47,7 +47,7 @@ def _started(
     """A call, its results as the queries lie; keys by (offsets, lengths in use, a table), how by (causal, window, splits)."""
     (B, T), rows = q.shape[:2], q.flatten(0, 1)
     q_offsets = torch.arange(B + 1, dtype=torch.int32, device=q.device) * T
-    out, scale = torch.empty_like(rows), q.shape[-1] ** -0.5
+    out, scale = rows.new_empty((*rows.shape[:-1], values.shape[-1])), q.shape[-1] ** -0.5
     (k_offsets, used, table), (causal, window, splits) = lie, how
 
     def run() -> Tensor:

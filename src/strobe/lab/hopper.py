@@ -6,10 +6,12 @@ import random
 from collections.abc import Callable
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
-from strobe import Causal, Packed, Paged, Window, attention, using
+from strobe import Causal, Full, Packed, Paged, Window, attention, using
 from strobe.lab import fa3
-from strobe.lab.gpu import Run, Shape, Work, arrays, forward, near
+from strobe.lab.gpu import CUDNN, Run, Shape, Work, arrays, forward, near
 
 FA3, TRITON = "FlashAttention 3", "the Triton room"
 
@@ -19,6 +21,7 @@ def suite(shapes: list[Shape], with_fa3: bool) -> list[Callable[[], Work]]:
     longest = max(shape.S for shape in shapes)
     works: list[Callable[[], Work]] = [lambda shape=shape: prompt(shape, with_fa3) for shape in shapes]
     works += [lambda D=D: window(Shape(longest, D, 2048 // D, 2048 // D, True), with_fa3) for D in (64, 128)]
+    works += [lambda masked=masked: unequal(longest, masked, with_fa3) for masked in (False, True)]
     return [*works, lambda: packed(longest), lambda: chunk(longest, with_fa3)]
 
 
@@ -53,6 +56,28 @@ def window(shape: Shape, with_fa3: bool) -> Work:
         peers[FA3] = fa3.over(q, k, v, window=1023)
         near("forward", f"window, {FA3}, {shape}", (run(),), (peers[FA3](),))
     return Work(f"window of 1024, forward {shape}", run, peers)
+
+
+def unequal(S: int, masked: bool, with_fa3: bool) -> Work:
+    """Latent attention's prompts: keys of 192 numbers, values of 128."""
+    H, D, V = 16, 192, 128
+    q, k, v = (torch.randn(1, S, H, width, device="cuda", dtype=torch.bfloat16) for width in (D, D, V))
+    mask = Causal() if masked else Full()
+    run = lambda: attention(q, k, v, mask=mask)
+    q_, k_, v_ = (x.transpose(1, 2) for x in (q, k, v))
+
+    def cudnn() -> torch.Tensor:
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            return scaled_dot_product_attention(q_, k_, v_, is_causal=masked)
+
+    peers: dict[str, Run] = {TRITON: elsewhere(run), CUDNN: cudnn}
+    if with_fa3:
+        peers[FA3] = fa3.over(q, k, v, causal=masked)
+    case = f"B1 S{S} H{H} G{H} D{D} V{V} bf16 {'causal' if masked else 'full'}"
+    for peer, other in peers.items():
+        theirs = other()
+        near("forward", f"{peer}, {case}", (run(),), (theirs.transpose(1, 2) if peer == CUDNN else theirs,))
+    return Work(f"forward {case}", run, peers, 2.0 * H * S**2 * (D + V) * (0.5 if masked else 1.0))
 
 
 def packed(longest: int, sequences: int = 100) -> Work:

@@ -119,7 +119,7 @@ def fixed(plan: Plan) -> Fixed:
         form=made,
         q=_shape(made.tokens, made.pack, made.width, problem.dtype),
         k=_shape(made.box, 1, made.columns, problem.dtype),
-        v=_shape(made.box, 1, made.columns, problem.dtype),
+        v=_shape(made.box, 1, made.value_columns, problem.dtype),
         out=_shape(made.tokens, made.pack, made.value_width, problem.dtype),
         units=units_of if made.packed else units_of * problem.B,
         units_of=units_of,

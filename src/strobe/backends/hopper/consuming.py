@@ -10,7 +10,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma, warpgroup_mma, warpgroup_mma_wait
 
 from strobe.backends.hopper.channel import Consumer
-from strobe.backends.hopper.compat import write_back
+from strobe.backends.hopper.compat import pieces, write_back
 from strobe.backends.hopper.jobs import (
     AFTER, BATCH, BEFORE, HEAD, HEADS, HIGH, K_BATCH, K_FIRST, K_HEAD, LENGTH, LOW, MORE, POSITION, PREFIX, QUERIES, ROW, TOKEN,
 )  # fmt: skip
@@ -69,9 +69,15 @@ def masked(b_s, block, b_first, b_last, tree, form: gl.constexpr):
 
 @gluon.jit
 def score(b_q, b_k, form: gl.constexpr):
-    """q · k of a block, under way."""
+    """q · k of a block, under way; of 256 columns no more than there are keys in, by 64."""
     zeros = gl.full([64, form.tile.keys], 0.0, gl.float32, layout=products(form.tile.keys))
-    return warpgroup_mma(b_q, b_k.reshape([form.tile.keys, form.width]).permute((1, 0)), zeros, use_acc=False, is_async=True)
+    b_k = b_k.reshape([form.tile.keys, form.width])
+    if form.width == 256 and form.D <= 192:
+        b_s = warpgroup_mma(b_q.slice(0, 128, 1), b_k.slice(0, 128, 1).permute((1, 0)), zeros, use_acc=False, is_async=True)
+        b_s = warpgroup_mma(b_q.slice(128, 64, 1), b_k.slice(128, 64, 1).permute((1, 0)), b_s, is_async=True)
+    else:
+        b_s = warpgroup_mma(b_q, b_k.permute((1, 0)), zeros, use_acc=False, is_async=True)
+    return b_s
 
 
 @gluon.jit
@@ -316,9 +322,12 @@ def finish(
             p_out = out + gl.cast(o_out, gl.int64)[:, None] * form.V + o_v[None, :]
             gl.store(p_out, b_o.to(q.dtype), mask=m_out[:, None] & (o_v < form.V)[None, :])
         else:
-            q.reshape([64, form.value_width]).store(b_o.to(q.dtype))  # the queries' place is free
+            place = q  # of the queries, which is free
+            if form.width > form.value_width:
+                place = pieces(q, o, form.width // form.value_width).index(0)
+            place.reshape([64, form.value_width]).store(b_o.to(q.dtype))
             fence_async_shared()
-            write_back(o, [jobs.get(turn, BATCH), jobs.get(turn, TOKEN) + skipped, head, 0], q)
+            write_back(o, [jobs.get(turn, BATCH), jobs.get(turn, TOKEN) + skipped, head, 0], place)
     jobs.release(turn)
 
 

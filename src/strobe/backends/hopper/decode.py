@@ -29,12 +29,12 @@ from strobe.backends.hopper import decoding
 from strobe.backends.hopper.merge import add_parts, merge_parts, taken
 from strobe.backends.hopper.narrow import keys_of, queries_for, values_of
 from strobe.backends.hopper.parts import (
-    EVEN, FAR, FIXED, STREAM, STRETCH, even, fixed, part_at, part_end, parts_of, sequence, share, span, stream_slot,
+    EVEN, FAR, FIXED, STREAM, even, fixed, part_at, part_end, parts_of, sequence, share, span, stream_slot,
 )  # fmt: skip
 from strobe.backends.hopper.scoring import LOG2_E, scored, span_of_all, visible
 from strobe.backends.hopper.sending import copy_queries, held, loading, next_page, send, swizzled
 from strobe.backends.hopper.starting import start_again
-from strobe.backends.hopper.summing import added, begin, finish, nothing, tamed, weighted, weights
+from strobe.backends.hopper.summing import begin, finish, nothing, part_ended, tamed, weighted, weights
 from strobe.layouts import Paged
 from strobe.masks import Tree, split
 from strobe.plan import Plan
@@ -94,6 +94,28 @@ def in_units(p_numbers, KIND: gl.constexpr):
     if KIND is not None:
         p_numbers = p_numbers.to(gl.pointer_type(gl.int16), bitcast=True)
     return p_numbers
+
+
+@gluon.jit
+def in_shared_memory(
+    dtype: gl.constexpr, unit: gl.constexpr, SPARE: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, BV: gl.constexpr,
+    EACH: gl.constexpr, STAGES: gl.constexpr, KIND: gl.constexpr, K_SCALES: gl.constexpr, V_SCALES: gl.constexpr,
+):  # fmt: skip
+    """Places for (queries, one sequence's and SPARE more; keys and values in flight; queries ready for narrow keys; weights, which all
+    warps along the keys read; scales of keys and of values)."""
+    WIDE: gl.constexpr = BM >= 64
+    q_tiles = gl.allocate_shared_memory(dtype, [SPARE + 1, BM, BD], held(BM, BD, dtype, WIDE))
+    k_tiles = gl.allocate_shared_memory(unit, [STAGES, BN, BD // EACH], held(BN, BD // EACH, unit, WIDE))
+    v_tiles = gl.allocate_shared_memory(unit, [STAGES, BN, BV // EACH], held(BN, BV // EACH, unit, WIDE))
+    q_ready, w_tile = q_tiles, q_tiles
+    if KIND is not None:
+        q_ready = gl.allocate_shared_memory(gl.float16, [BM, BD], swizzled(BD, 16))
+    if not WIDE:
+        w_tile = gl.allocate_shared_memory(dtype, [BM, BN], swizzled(BN, 16))
+    plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    k_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if K_SCALES else 1], plain)
+    v_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if V_SCALES else 1], plain)
+    return q_tiles, k_tiles, v_tiles, q_ready, w_tile, k_scales, v_scales
 
 
 @gluon.jit
@@ -191,18 +213,9 @@ def attend(
     )  # fmt: skip
 
     if count > 0:
-        SPARE: gl.constexpr = STAGES if SPLIT == STREAM else 0
-        q_tiles = gl.allocate_shared_memory(dtype, [SPARE + 1, BM, BD], held(BM, BD, dtype, WIDE))
-        k_tiles = gl.allocate_shared_memory(unit, [STAGES, BN, BD // EACH], held(BN, BD // EACH, unit, WIDE))
-        v_tiles = gl.allocate_shared_memory(unit, [STAGES, BN, BV // EACH], held(BN, BV // EACH, unit, WIDE))
-        q_ready = q_tiles
-        if KIND is not None:
-            q_ready = gl.allocate_shared_memory(gl.float16, [BM, BD], swizzled(BD, 16))
-        if not WIDE:
-            w_tile = gl.allocate_shared_memory(dtype, [BM, BN], swizzled(BN, 16))  # weights, which all warps read
-        plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-        k_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if p_k_scale is not None else 1], plain)
-        v_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if p_v_scale is not None else 1], plain)
+        q_tiles, k_tiles, v_tiles, q_ready, w_tile, k_scales, v_scales = in_shared_memory(
+            dtype, unit, STAGES if SPLIT == STREAM else 0, BM, BN, BD, BV, EACH, STAGES, KIND, p_k_scale is not None, p_v_scale is not None
+        )  # fmt: skip
         n = (low // BN + skip) * BN
         in_sequence = tiles - skip
         if SPLIT == FIXED:
@@ -220,13 +233,11 @@ def attend(
                 TREE, GROUP, D, D // EACH, V // EACH, PAGE, LOAD_Q, LOAD_K, LOAD_V, LOAD_S, SPLIT, ALIGNED, NEAR, ALIKE, FAR,
             )  # fmt: skip
         o_row = i_m * BM + gl.arange(0, BM, layout=ROW)
-        b_t = (o_row // GROUP)[:, None]
-        b_h = (i_g * GROUP + o_row % GROUP)[:, None]
+        b_t, b_h = (o_row // GROUP)[:, None], (i_g * GROUP + o_row % GROUP)[:, None]
         o_c = gl.arange(0, BV, layout=gl.SliceLayout(0, O_LAYOUT))
         o_v = o_c % (BV // EACH) * EACH + o_c // (BV // EACH)  # the column of the result that a column of the sums is
         b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
-        if WHOLE:
-            b_m_all, b_l_all, b_acc_all = nothing(BM, BV, S_LAYOUT, O_LAYOUT)
+        b_m_all, b_l_all, b_acc_all = nothing(b_acc, S_LAYOUT)
         stage, q_slot = 0, 0
         async_copy.wait_group(2 * STAGES - 1)
         q_held, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, ROW, KIND)
@@ -257,7 +268,6 @@ def attend(
                         sv_b * STEP * EACH, sv_t * STEP * EACH, sv_h * STEP * EACH, T, before, after, p_tree, st_b, st_t, st_j, i_m, V,
                         PAGE, GROUP, BN, KIND, LOAD_V,
                     )  # fmt: skip
-            if WILD:
                 l_page = next_page(l_b, l_n, l_low, l_high, p_table, s_table, LOAD_S, PAGE, BN)
             if WIDE:
                 fence_async_shared()
@@ -277,40 +287,33 @@ def attend(
             in_sequence -= 1
             if SPLIT != EVEN:
                 if (in_sequence == 0) | (step == count - 1):  # the end of a sequence or a part of it
-                    if SPLIT == STREAM:
+                    if SPLIT == FIXED:
+                        b_m_all, b_l_all, b_acc_all = part_ended(
+                            b_m_all, b_l_all, b_acc_all, b_m, b_l, b_acc, size, n, step == count - 1, low, part,
+                            (i_b * lanes + lane) * cuts, i_b, i_g, i_m, parts, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows,
+                            GROUP, V, WHOLE, S_LAYOUT,
+                        )  # fmt: skip
+                        in_sequence = part_end(part + 1, low, tiles, BN, False) - part_end(part, low, tiles, BN, False)
+                        part += 1
+                    else:
                         first_program, parts = parts_of(tiles_before, tiles, total, programs)
                         slot = stream_slot(lane, i, i_b, programs, B)
-                    else:
-                        slot = (i_b * lanes + lane) * cuts + part - part_at(low, False)
-                    if WHOLE:
-                        b_m_all, b_l_all, b_acc_all = added(b_m_all, b_l_all, b_acc_all, b_m, b_l, b_acc)
-                        if (n % STRETCH == 0) | (step == count - 1):
-                            slot = (i_b * lanes + lane) * cuts + (n - 1) // STRETCH - low // STRETCH
-                            finish(
-                                b_m_all, b_l_all, b_acc_all, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks,
-                                T, H, rows, GROUP, V,
-                            )  # fmt: skip
-                            b_m_all, b_l_all, b_acc_all = nothing(BM, BV, S_LAYOUT, O_LAYOUT)
-                    else:
                         finish(
                             b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows,
                             GROUP, V,
                         )  # fmt: skip
+                        if step < count - 1:
+                            tiles_before += tiles
+                            i_b += 1
+                            start, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
+                            low, high, tiles = span(length, at, i_m, T, before, after, TREE, GROUP, BM, BN)
+                            n = low // BN * BN
+                            in_sequence = tiles
+                            q_slot = gl.where(q_slot == STAGES - 1, 0, q_slot + 1)
+                            if KIND is not None:
+                                async_copy.wait_group(2 * STAGES - 1)
+                                q_held, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, ROW, KIND)
                     b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
-                    if SPLIT == FIXED:
-                        in_sequence = part_end(part + 1, low, tiles, BN, False) - part_end(part, low, tiles, BN, False)
-                        part += 1
-                    elif step < count - 1:
-                        tiles_before += tiles
-                        i_b += 1
-                        start, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
-                        low, high, tiles = span(length, at, i_m, T, before, after, TREE, GROUP, BM, BN)
-                        n = low // BN * BN
-                        in_sequence = tiles
-                        q_slot = gl.where(q_slot == STAGES - 1, 0, q_slot + 1)
-                        if KIND is not None:
-                            async_copy.wait_group(2 * STAGES - 1)
-                            q_held, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, ROW, KIND)
         async_copy.wait_group(0)
         if SPLIT == EVEN:
             slot = (i_b * lanes + lane) * splits + part

@@ -34,6 +34,7 @@ class Tile:
 
 LEAST = 512  # keys of a part
 DIVIDED = {64: Tile(128, 2, 6, 1, (240, 24)), 128: Tile(128, 2, 3, 1, (240, 24))}  # a program has one tile, so all else is for keys
+READ = Tile(64, 2, 4, 1, (240, 24))  # where a key head has one tile of rows, reading takes longer than products: blocks come sooner
 # Four warpgroups with blocks of 64 keys, of width 64: the more take turns, the less the exponentials of one are waited for, but each
 # block has its own beginning and end (H200, TFLOP/s, three with blocks of 128 beside it: 1,024 queries 474 and 424, causal 364 and 310;
 # 4,096 queries, causal, 483 and 433; 16,384 534 and 560, causal 534 and 534; docs/log.md, 2026-11-30).
@@ -43,6 +44,9 @@ TILES = {
     "full": {64: Tile(128, 3, 2, 2, (160, 160, 24)), 128: Tile(128, 2, 2, 2, (224, 56)), 256: Tile(64, 2, 2, 1, (240, 24))},
     "masked": {64: Tile(128, 3, 3, 2, (160, 160, 24)), 128: Tile(128, 2, 2, 2, (224, 56)), 256: Tile(64, 2, 2, 1, (240, 24))},
 }
+# Keys of 192 or 256, values of 128 or fewer: latent attention's prompts (H200, TFLOP/s at 4,096 and 16,384 causal and 16,384 full: 624,
+# 665, 697; a third slot instead of the second turn 615, 660, 702; three warpgroups 605, 674, 723; docs/log.md, 2026-11-30).
+UNEQUAL = Tile(64, 2, 2, 2, (224, 56))
 WIDEST = 256
 PAGES = tuple(1 << n for n in range(3, 11))  # tokens: eight rows are a swizzle's pattern
 
@@ -118,9 +122,13 @@ class Form:
 
     @property
     def columns(self) -> int:
-        """Of a box of keys or values. Of a page's 64, a row of the swizzle: the columns of a block lie by such rows, and within
-        those the boxes."""
+        """Of a box of keys. Of a page's 64, a row of the swizzle: the columns of a block lie by such rows, and within those the boxes."""
         return self.width if self.page is None else 64
+
+    @property
+    def value_columns(self) -> int:
+        """Of a box of values, likewise."""
+        return self.value_width if self.page is None else 64
 
     @property
     def shared_bytes(self) -> int:
@@ -170,8 +178,10 @@ def form(problem: Problem, divided: bool = False) -> Form:
     whole, packed = isinstance(call.keys, Dense), isinstance(call.q, Packed)
     kind = "full" if before is None and after is None and not prefix else "masked"
     tile = FOUR if SHORT[kind] > problem.T and padded(problem.D) == 64 else TILES[kind][padded(problem.D)]
+    if padded(problem.V) < padded(problem.D) == 256:
+        tile = UNEQUAL
     if divided:
-        tile = DIVIDED[padded(problem.D)]
+        tile = READ if padded(problem.D) == 128 and problem.T * problem.group <= 2 * ROWS else DIVIDED[padded(problem.D)]
     page = page_tokens(problem)
     if page is not None and tile.groups == 2:
         tile = replace(tile, registers=(224, 56))  # or the warp that loads spills, which has pages to tell apart

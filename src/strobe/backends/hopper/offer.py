@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from strobe.answers import Offer, Question, Refusal
-from strobe.backends.hopper import decoding
+from strobe.backends.hopper import decoding, latent_desk
 from strobe.backends.hopper.forms import PAGES, ROWS, WIDEST, form, is_tree, packable, padded, page_tokens, parts, places, programs
 from strobe.backends.hopper.predicting import divided_us
 from strobe.layouts import Packed, Paged
@@ -17,7 +17,7 @@ CACHED = 4  # times as many keys as queries: those that came before lie in a cac
 
 
 def offer(problem: Question, machine: Machine) -> Offer | Refusal:
-    """An offer for attention on a Hopper GPU, of prompts or of tokens over a cache; all reasons of both otherwise."""
+    """An offer for attention on a Hopper GPU, of prompts, of tokens over a cache or over a latent one; all reasons of all otherwise."""
     no = _machine(machine)
     if no and machine.device != "cuda":  # nothing about the call would make it run here
         return Refusal(tuple(no))
@@ -26,6 +26,8 @@ def offer(problem: Question, machine: Machine) -> Offer | Refusal:
     asked = [decoding.decode, forward]
     if _prompt(problem, machine):
         asked.reverse()
+    if max(problem.D, problem.V) > WIDEST:
+        asked.insert(0, latent_desk.latent)
     answers = [ask(problem, machine) for ask in asked]
     for answer in answers:
         if isinstance(answer, Offer):
@@ -55,8 +57,8 @@ def forward(problem: Question, machine: Machine) -> Offer | Refusal:
     made = form(problem, count > 1)
     why = f"{made.tile.groups} warpgroups of {ROWS} rows multiply, one warp loads; {made.heads} query head(s) of a key head in one tile"
     if count > 1:
-        rows = programs(problem) * 2 * ROWS
-        why += f"; {count} equal parts of a tile's keys; {divided_us(rows, problem.S, made.width):.1f} µs predicted"
+        us = divided_us(programs(problem) * 2 * ROWS, problem.S, made.width, decoding.read_bytes(problem))
+        why += f"; {count} equal parts of a tile's keys; {us:.1f} µs predicted"
     return Offer("forward", why, (made.rows, made.tile.keys), count, 4 * places(problem, made, count) * (made.value_width + 2))
 
 
@@ -77,8 +79,10 @@ def _arrays(problem: Problem) -> list[str]:
     if problem.dtype not in DTYPES:
         no.append(f"dtypes are {', '.join(DTYPES)}; got {problem.dtype}")
     no += [f"widths are multiples of 8 up to {WIDEST}; got {n}" for n in dict.fromkeys((problem.D, problem.V)) if n % 8 or n > WIDEST]
-    if padded(problem.D) != padded(problem.V):
-        no.append(f"keys and values are padded to one width; got D={problem.D}, V={problem.V}")
+    if padded(problem.D) < padded(problem.V):
+        no.append(f"results take the place of queries, so values are no wider than keys; got D={problem.D}, V={problem.V}")
+    if padded(problem.D) != padded(problem.V) and isinstance(keys, Paged):
+        no.append(f"in pages, keys and values are padded to one width; got D={problem.D}, V={problem.V}")
     rows = problem.T * packable(problem.group)
     if rows < ROWS:
         no.append(f"a warpgroup's product has {ROWS} rows; {problem.T} queries make {rows}")

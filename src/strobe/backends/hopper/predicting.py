@@ -18,7 +18,9 @@ WAVE_US = 0.6  # a wave of programs after the first one
 WIDE_US = 2.5  # 64 rows of queries or more
 PART_US = 0.03  # a part at a fixed cut, which waits for the one before it when they are added up
 INT4_US = 4.5, 0.8  # a kernel of int4 numbers, and each tile of 128 keys of a multiprocessor: converting takes longer than reading
-DIVIDED_US, DIVIDED_FLOPS = 20.0, 688e6  # the prompts' kernel with its keys cut, and the operations that it does in a microsecond
+DIVIDED_US, DIVIDED_FLOPS = 11.8, 652e6  # the prompts' kernel with its keys cut, and the operations that it does in a microsecond
+
+LATENT_US = 14.0, 1.95  # latent attention, and each block of 64 keys with 64 rows of a multiprocessor
 
 
 def read_us(count: int) -> float:
@@ -42,6 +44,12 @@ def decode_us(count: int, split: bool, waves: float, rows: int, fixed_parts: int
     return max(us, INT4_US[0] + INT4_US[1] * int4_tiles) if int4_tiles else us
 
 
-def divided_us(rows: int, keys: int, width: int) -> float:
-    """Microseconds of the prompts' kernel with its keys cut: rows of queries, padded to whole tiles, of all heads, over so many keys."""
-    return DIVIDED_US + 4.0 * rows * keys * width / DIVIDED_FLOPS
+def divided_us(rows: int, keys: int, width: int, count: int) -> float:
+    """Microseconds of the prompts' kernel with its keys cut: rows of queries, padded to whole tiles, of all heads, over so many keys, of
+    which it reads so many bytes."""
+    return DIVIDED_US + max(4.0 * rows * keys * width / DIVIDED_FLOPS, read_us(count))
+
+
+def latent_us(blocks: float) -> float:
+    """Microseconds of latent attention, of so many blocks for each multiprocessor: products take longer than reading."""
+    return LATENT_US[0] + LATENT_US[1] * blocks

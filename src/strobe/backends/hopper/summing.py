@@ -6,7 +6,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from strobe.backends.hopper.narrow import not_finite
-from strobe.backends.hopper.parts import between
+from strobe.backends.hopper.parts import STRETCH, between, part_at
 from strobe.backends.hopper.scoring import LOG2_E, visible
 from strobe.backends.hopper.sending import pages_of, row_offsets
 
@@ -97,11 +97,11 @@ def tamed(
 
 
 @gluon.jit
-def nothing(BM: gl.constexpr, BV: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr):
-    """(greatest score, sum of weights, weighted sum) of no parts."""
+def nothing(b_like, S_LAYOUT: gl.constexpr):
+    """(greatest score, sum of weights, weighted sum) of no parts, the last like another one."""
     ROW: gl.constexpr = gl.SliceLayout(1, S_LAYOUT)
-    b_l = gl.zeros([BM], gl.float32, layout=ROW)
-    return gl.full([BM], LOWEST, gl.float32, layout=ROW), b_l, gl.zeros([BM, BV], gl.float32, layout=O_LAYOUT)
+    BM: gl.constexpr = b_like.shape[0]
+    return gl.full([BM], LOWEST, gl.float32, layout=ROW), gl.zeros([BM], gl.float32, layout=ROW), gl.zeros_like(b_like)
 
 
 @gluon.jit
@@ -163,3 +163,25 @@ def finish(
         gl.store(p_work + o_slot[:, None] * BV + o_column[None, :], b_acc, mask=m_row[:, None] & (o_column >= 0)[None, :])
         gl.store(p_tops + o_slot, b_m, mask=m_row)
         gl.store(p_tops + places + o_slot, b_l, mask=m_row)
+
+
+@gluon.jit
+def part_ended(
+    b_m_all, b_l_all, b_acc_all, b_m, b_l, b_acc, size, n, last, low, part, slot, i_b, i_g, i_m, parts, o_v, p_out, p_lse, p_work, places,
+    p_sinks, T, H, rows, GROUP: gl.constexpr, V: gl.constexpr, WHOLE: gl.constexpr, S_LAYOUT: gl.constexpr,
+):  # fmt: skip
+    """The sums of a stretch's parts so far, behind the part that ends before key n; a stretch is stored at its end, and where a program
+    does not have WHOLE stretches, a part. `slot` is the sequence's first."""
+    if WHOLE:
+        b_m_all, b_l_all, b_acc_all = added(b_m_all, b_l_all, b_acc_all, b_m, b_l, b_acc)
+        if (n % STRETCH == 0) | last:
+            slot += (n - 1) // STRETCH - low // STRETCH
+            finish(
+                b_m_all, b_l_all, b_acc_all, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows,
+                GROUP, V,
+            )  # fmt: skip
+            b_m_all, b_l_all, b_acc_all = nothing(b_acc, S_LAYOUT)
+    else:
+        slot += part - part_at(low, False)
+        finish(b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows, GROUP, V)
+    return b_m_all, b_l_all, b_acc_all
