@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Fills the marked places of pages from `benchmarks/results/` and a printed plan, and draws the plots of results.
 
-    python tools/readme.py            writes README.md, docs/rooms/{cpu,triton}.md, docs/assets/cpu.svg and docs/assets/roofline.svg
+    python tools/readme.py            writes the pages and plots that are named below
     python tools/readme.py --check    exit code 1 if they are not what would be written
 
 A place begins with `<!-- made: NAME -->` and ends with `<!-- end -->`. Tables are compared word by word; the plots, whose
@@ -25,7 +25,11 @@ from strobe.errors import StrobeError  # noqa: E402
 from strobe.lab import report, results, roofline  # noqa: E402
 
 PAGES = (Path("README.md"), *(Path(f"docs/rooms/{room}.md") for room in ("cpu", "triton", "hopper", "hopper-decode")))
-PLOTS = {Path("docs/assets/cpu.svg"): report.plot, Path("docs/assets/roofline.svg"): roofline.plot}
+PLOTS = {  # of a suite's result
+    Path("docs/assets/cpu.svg"): ("cpu", report.plot),
+    Path("docs/assets/roofline.svg"): ("cpu", roofline.plot),
+    Path("docs/assets/gpu-model.svg"): ("gpu-model", report.plot_model),
+}
 PLAN = "--machine amx-2 --B 1 --T 1 --S 8192 --H 32 --G 8 --D 128 --dtype bfloat16 --causal"
 
 
@@ -95,6 +99,7 @@ def gpu_tables(root: Path) -> dict[str, str]:
         ("gpu-features", report.gpu_tables, ("gpu_features",)),
         ("hopper", report.gpu_tables, ("hopper_forward", "hopper_features")),
         ("decode", report.decode_tables, ("decode_plain", "decode_features")),
+        ("gpu-model", report.model_tables, ("gpu_model",)),
     ):
         result = newest(root, suite)
         found = zip(names, tables(result["rows"]).values(), strict=True)
@@ -147,8 +152,8 @@ def filled(text: str, blocks: dict[str, str]) -> str:
     return re.sub(r"<!-- made: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
 
 
-def blocks_of(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """(every block by name, the cpu result)."""
+def blocks_of(folder: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """(every block by name, the results that plots show by suite)."""
     cpu = results.read(folder / "cpu.json")
     model = results.read(folder / "model.json")
     blocks = {
@@ -161,7 +166,7 @@ def blocks_of(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
         "training": training_table(results.read(folder / "training.json")),
         **gpu_tables(folder.parents[2]),
     }
-    return blocks, cpu
+    return blocks, {"cpu": cpu, "gpu-model": newest(folder.parents[2], "gpu-model")}
 
 
 def main(words: list[str]) -> int:
@@ -170,23 +175,23 @@ def main(words: list[str]) -> int:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args(words).check
     try:
-        blocks, cpu = blocks_of(machine_folder(ROOT))
+        blocks, shown = blocks_of(machine_folder(ROOT))
     except StrobeError as error:
         print(f"readme: {error}", file=sys.stderr)
         return 2
-    mark = f"<!-- numbers: {digest(cpu)} -->"
+    marks = {plot: f"<!-- numbers: {digest(shown[suite])} -->" for plot, (suite, _) in PLOTS.items()}
     before = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
     after = {page: filled(text, blocks) for page, text in before.items()}
     if check:
         stale = [str(page) for page in PAGES if before[page] != after[page]]
-        stale += [str(plot) for plot in PLOTS if not _carries(ROOT / plot, mark)]
+        stale += [str(plot) for plot in PLOTS if not _carries(ROOT / plot, marks[plot])]
         print(f"readme: {' and '.join(stale)}: run tools/readme.py" if stale else "readme: up to date")
         return int(bool(stale))
     for page, text in after.items():
         (ROOT / page).write_text(text, encoding="utf-8")
-    for plot, draw in PLOTS.items():
-        draw(cpu, ROOT / plot)
-        (ROOT / plot).write_text(f"{(ROOT / plot).read_text(encoding='utf-8')}{mark}\n", encoding="utf-8")
+    for plot, (suite, draw) in PLOTS.items():
+        draw(shown[suite], ROOT / plot)
+        (ROOT / plot).write_text(f"{(ROOT / plot).read_text(encoding='utf-8')}{marks[plot]}\n", encoding="utf-8")
     print(f"readme: {', '.join(map(str, (*PAGES, *PLOTS)))} written")
     return 0
 

@@ -102,7 +102,7 @@ def test_the_room_takes_it_and_explains() -> None:
     chosen = plan(problem(), H200)
     assert (chosen.room, chosen.file) == ("hopper", "backends/hopper/latent.py")
     found = chosen.offer
-    assert found.why == "128 row(s) a key head; 64 equal part(s) a sequence; 128 program(s), 0.97 wave(s); 75.5 MB of keys"
+    assert found.why == "128 row(s) a key head; 64 equal part(s) a sequence; 128 program(s), 0.97 wave(s); 75.5 MB of keys, 44.3 µs predicted"
     assert (found.tile, found.splits, found.workspace_bytes) == ((64, 64), 64, 2 * 64 * 64 * (512 + 2) * 4)
     assert "16 even share(s)" in plan(problem(B=8, H=512, lie="paged 64"), H200).offer.why
     assert plan(problem(cap=SoftCap(3.0)), H200).room == "triton"

@@ -88,6 +88,13 @@ def decode_tables(rows: list[dict[str, Any]]) -> dict[str, tuple[list[str], list
     }
 
 
+def model_tables(rows: list[dict[str, Any]]) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """{title: (headings, lines)} of the gpu-model suite: a token's time by the number of tokens before it."""
+    headings, lines = table(rows)
+    cases = (f"{row['context']:,} tokens before" for row in rows)
+    return {"a token": (headings[:-2], [[case, *line[1:-2]] for case, line in zip(cases, lines, strict=True)])}  # which has no floor
+
+
 def _measured(row: dict[str, Any], value: float | str) -> str:
     return us(value) if row["unit"] == "us" else f"{value} {row['unit']}"
 
@@ -184,9 +191,10 @@ def plot_model(result: dict[str, Any], path: Path) -> None:
         figure = Figure(figsize=(6, 3.6), layout="constrained")
         axes: Any = figure.subplots()
         rows = sorted(result["rows"], key=lambda row: row["context"])
-        for peer, colour in zip(peers_of(rows), ("#999999", "#d1495b", "#e0a030"), strict=False):
+        for peer, colour in zip(peers_of(rows), ("#bbbbbb", "#d1495b", "#e0a030", "#7a5195"), strict=False):
             points = [(row["context"], row["peers"][peer]) for row in rows if isinstance(row["peers"].get(peer), float)]
-            axes.loglog(*zip(*points, strict=True), "o-", color=colour, label=peer)
+            size = {"linewidth": 5, "markersize": 10} if peer == "torch SDPA" else {}  # which lies under Strobe's line
+            axes.loglog(*zip(*points, strict=True), "o-", color=colour, label=peer, **size)
         at = [row["context"] for row in rows]
         axes.loglog(at, [row["strobe"] for row in rows], "o-", color=COLOURS["bf16"], label="strobe", zorder=3)
         axes.set_xticks(at, [f"{S:,}" for S in at])
