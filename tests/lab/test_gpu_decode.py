@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from importlib import invalidate_caches
 from itertools import count
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import torch
 
 from strobe import Broken, Invalid
 from strobe.cli import main
-from strobe.lab import fa3, gpu_decode, graphs, report
+from strobe.lab import fa3, fa4, gpu_decode, graphs, report
 from strobe.lab.gpu_decode import Bench, Case
 from strobe.lab.graphs import Run
+from strobe.lab.hopper import Flash
 
 
 def clock(runs: Sequence[Run]) -> Callable[[], float]:
@@ -68,6 +71,27 @@ def test_a_wrong_result_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None
 def test_buffers_outlast_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "ROTATED", 320 << 20)
     assert (graphs.buffers(1 << 20), graphs.buffers(64 << 20), graphs.buffers(1 << 30)) == (96, 5, 2)
+
+
+def test_a_package_in_a_folder_is_a_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Invalid, match="there is no folder"):
+        fa4.load(str(tmp_path / "none"))
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not (Path(path) / "flash_attn").exists()])
+    for name in [name for name in sys.modules if name.split(".")[0] == "flash_attn"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(Invalid, match="FlashAttention 4 cannot be imported from"):
+        fa4.load(str(tmp_path))
+    (tmp_path / "flash_attn").mkdir()
+    (tmp_path / "flash_attn" / "cute.py").write_text("def flash_attn_func(q, k, v, **how):\n    return (q, how), None\n")
+    invalidate_caches()
+    fa4.load(str(tmp_path))
+    q = torch.zeros(1)
+    (run,) = Flash(four=True).over(q, q, q, window=1023).values()
+    assert run() == (q, {"causal": False, "window_size": (1023, 0), "num_splits": 1})
+    (run,) = Flash(four=True).over(q, q, q).values()
+    assert run() == (q, {"causal": True, "window_size": (None, None), "num_splits": 1})
+    for name in ("flash_attn", "flash_attn.cute"):
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_a_library_that_is_not_one_is_named(tmp_path: Path) -> None:

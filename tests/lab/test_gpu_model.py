@@ -12,6 +12,7 @@ import torch
 from strobe import Broken
 from strobe.cli import main
 from strobe.lab import gpu_model, report
+from strobe.lab.hopper import Flash
 
 FORM = replace(gpu_model.small(), device="cpu")
 
@@ -28,7 +29,7 @@ def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_ways_say_the_same(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    rows = [row.as_dict() for row in gpu_model.measure(FORM, (64, 300), False, gpu_model.Between(), clock)]
+    rows = [row.as_dict() for row in gpu_model.measure(FORM, (64, 300), Flash(), gpu_model.Between(), clock)]
     assert [row["context"] for row in rows] == [64, 300]
     assert all(row["strobe"] == 2.0 and set(row["peers"]) == {gpu_model.CUDNN, gpu_model.PLAIN} for row in rows)
     pytest.importorskip("matplotlib")
@@ -50,7 +51,7 @@ def test_a_way_that_says_something_else_is_not_measured(monkeypatch: pytest.Monk
     honest = gpu_model.plain
     monkeypatch.setattr(gpu_model, "plain", lambda q, k, v: honest(q, k, v) * 1.5)
     with pytest.raises(Broken, match="from those of plain attention. It was not measured"):
-        list(gpu_model.measure(FORM, (64,), False, gpu_model.Between(), clock))
+        list(gpu_model.measure(FORM, (64,), Flash(), gpu_model.Between(), clock))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

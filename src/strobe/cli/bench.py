@@ -7,12 +7,16 @@ import math
 import shlex
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from strobe.cli.parser import MOST_THREADS
 from strobe.cli.screen import progress, show_table
 from strobe.cli.sheet import Sheet
 from strobe.errors import Invalid
 from strobe.lab import report
+
+if TYPE_CHECKING:
+    from strobe.lab.hopper import Flash
 
 LARGEST_SEED = 2**62  # what each case adds to it still fits torch's 64 bits
 
@@ -212,14 +216,13 @@ def gpu_features(arguments: argparse.Namespace) -> int:
 def hopper(arguments: argparse.Namespace) -> int:
     """Prompts in the Hopper room; writes `hopper.json`."""
     from strobe import using
-    from strobe.lab import fa3, gpu, gpu_features
+    from strobe.lab import gpu, gpu_features
     from strobe.lab import hopper as lab
 
     here = gpu.check_gpu()
-    if arguments.fa3 is not None:
-        fa3.load(arguments.fa3)
-    works = lab.suite(gpu.shapes(arguments.quick), arguments.fa3 is not None)
-    command = "strobe bench hopper" + " --fa3 FILE" * (arguments.fa3 is not None) + " --quick" * arguments.quick
+    flash, words = _flash(arguments)
+    works = lab.suite(gpu.shapes(arguments.quick), flash)
+    command = f"strobe bench hopper{words}" + " --quick" * arguments.quick
     with (
         Sheet(Path(arguments.out), "hopper", command, here, commit=arguments.commit) as sheet,
         progress(len(works) + 1) as advance,
@@ -264,18 +267,17 @@ def decode(arguments: argparse.Namespace) -> int:
 
 def gpu_model(arguments: argparse.Namespace) -> int:
     """A token's time in a whole model on this GPU, by context; writes `gpu-model.json`, with `--plot` a picture beside it."""
-    from strobe.lab import fa3, gpu
+    from strobe.lab import gpu
     from strobe.lab import gpu_model as lab
 
     contexts = numbers(arguments.contexts, "--contexts")
     here = gpu.check_gpu()
-    if arguments.fa3 is not None:
-        fa3.load(arguments.fa3)
-    command = f"strobe bench gpu-model --contexts {arguments.contexts}" + " --fa3 FILE" * (arguments.fa3 is not None)
+    flash, words = _flash(arguments)
+    command = f"strobe bench gpu-model --contexts {arguments.contexts}{words}"
     form = lab.small() if arguments.quick else lab.Form()
     command += " --quick" * arguments.quick
     with Sheet(Path(arguments.out), "gpu-model", command, here, commit=arguments.commit) as sheet, progress(len(contexts)) as advance:
-        for row in lab.measure(form, contexts, arguments.fa3 is not None, lab.Between().compiled()):
+        for row in lab.measure(form, contexts, flash, lab.Between().compiled()):
             sheet.rows.append(row)
             advance(row.case)
     show_table(*report.table(sheet.result["rows"]))
@@ -283,6 +285,19 @@ def gpu_model(arguments: argparse.Namespace) -> int:
         report.plot_model(sheet.result, sheet.path.with_suffix(".svg"))
     print(f"\nwritten: {sheet.path}")
     return 0
+
+
+def _flash(arguments: argparse.Namespace) -> tuple[Flash, str]:
+    """(which of FlashAttention 3 and 4 are at hand, loaded; the command's words for them)."""
+    from strobe.lab import fa3, fa4
+    from strobe.lab.hopper import Flash
+
+    if arguments.fa3 is not None:
+        fa3.load(arguments.fa3)
+    if arguments.fa4 is not None:
+        fa4.load(arguments.fa4)
+    flash = Flash(arguments.fa3 is not None, arguments.fa4 is not None)
+    return flash, " --fa3 FILE" * flash.three + " --fa4 FOLDER" * flash.four
 
 
 def _words(arguments: argparse.Namespace, suite: str, words: tuple[str, ...]) -> str:

@@ -21,14 +21,16 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, 
 
 from strobe import Causal, attention
 from strobe.errors import Broken
-from strobe.lab import fa3
+from strobe.lab import fa3, fa4
+from strobe.lab.hopper import Flash
 from strobe.lab.results import Row
 
 ROUNDS, IDLE, GRAPHS = 7, 0.1, 6
 PLACES, STEP = 1800, 512  # where the small arrays of a graph may begin, and bytes between: less than 1 MiB, as torch has a pool for those
 PLAIN_REACH = 65536  # keys up to which plain attention is measured: beyond, it only gets slower
 APART = 0.05  # of the logits, relative to their norm: rounding to bfloat16 in 32 layers
-CUDNN, PLAIN, UNSPLIT, FLASH = "torch SDPA", "plain attention", "FlashAttention 3, not split", "FlashAttention 2, not split"
+CUDNN, PLAIN, FLASH = "torch SDPA", "plain attention", "FlashAttention 2, not split"
+UNSPLIT, UNSPLIT_4 = "FlashAttention 3, not split", "FlashAttention 4, not split"
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -88,6 +90,11 @@ def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def unsplit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """FlashAttention 3, held to one part."""
     return fa3.over(q, k, v, splits=1)()
+
+
+def unsplit_4(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """FlashAttention 4, likewise."""
+    return fa4.over(q, k, v, splits=1)()
 
 
 def unsplit_flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -203,7 +210,7 @@ def captured(run: Callable[[], Tensor]) -> Callable[[], float]:
 
 
 def measure(
-    form: Form, contexts: Sequence[int], with_fa3: bool, between: Between,
+    form: Form, contexts: Sequence[int], flash: Flash, between: Between,
     clock: Callable[[Callable[[], Tensor]], Callable[[], float]] = captured,
 ) -> Iterator[Row]:  # fmt: skip
     """A row a context; the ways take turns in shuffled order, and say the same before they are timed.
@@ -217,8 +224,10 @@ def measure(
         ways: dict[str, Attend] = {"strobe": strobes, CUDNN: torchs}
         if S <= PLAIN_REACH:
             ways[PLAIN] = plain
-        if with_fa3:
+        if flash.three:
             ways[UNSPLIT] = unsplit
+        if flash.four:
+            ways[UNSPLIT_4] = unsplit_4
         if form.device == "cuda":
             ways[FLASH] = unsplit_flash
         runs = {name: partial(token, form, between, weights, caches, x, attend) for name, attend in ways.items()}

@@ -1,28 +1,42 @@
-"""The suite `hopper`: prompts in the Hopper room, beside torch's kernels, FlashAttention 3 where it is at hand, and the Triton room."""
+"""The suite `hopper`: prompts in the Hopper room, beside torch's kernels, FlashAttention 3 and 4 where they are at hand, and the Triton
+room."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from strobe import Causal, Full, Packed, Paged, Window, attention, using
-from strobe.lab import fa3
+from strobe.lab import fa3, fa4
 from strobe.lab.gpu import CUDNN, Run, Shape, Work, arrays, forward, near
 
-FA3, TRITON = "FlashAttention 3", "the Triton room"
+FA3, FA4, TRITON = "FlashAttention 3", "FlashAttention 4", "the Triton room"
 
 
-def suite(shapes: list[Shape], with_fa3: bool) -> list[Callable[[], Work]]:
+class Flash(NamedTuple):
+    """Which are at hand."""
+
+    three: bool = False
+    four: bool = False
+
+    def over(self, *arrays: torch.Tensor, causal: bool = True, window: int = -1) -> dict[str, Run]:
+        """Their calls of queries, keys and values."""
+        found = {FA3: fa3.over(*arrays, causal=causal, window=window)} if self.three else {}
+        return found | ({FA4: fa4.over(*arrays, causal=causal, window=window)} if self.four else {})
+
+
+def suite(shapes: list[Shape], flash: Flash) -> list[Callable[[], Work]]:
     """The shapes that the field compares on, windows of 1,024, a packed batch of ragged lengths, and a chunk over a cache in pages."""
     longest = max(shape.S for shape in shapes)
-    works: list[Callable[[], Work]] = [lambda shape=shape: prompt(shape, with_fa3) for shape in shapes]
-    works += [lambda D=D: window(Shape(longest, D, 2048 // D, 2048 // D, True), with_fa3) for D in (64, 128)]
-    works += [lambda masked=masked: unequal(longest, masked, with_fa3) for masked in (False, True)]
-    return [*works, lambda: packed(longest), lambda: chunk(longest, with_fa3)]
+    works: list[Callable[[], Work]] = [lambda shape=shape: prompt(shape, flash) for shape in shapes]
+    works += [lambda D=D: window(Shape(longest, D, 2048 // D, 2048 // D, True), flash) for D in (64, 128)]
+    works += [lambda masked=masked: unequal(longest, masked, flash) for masked in (False, True)]
+    return [*works, lambda: packed(longest), lambda: chunk(longest, flash)]
 
 
 def elsewhere(run: Run) -> Run:
@@ -35,30 +49,28 @@ def elsewhere(run: Run) -> Run:
     return there
 
 
-def prompt(shape: Shape, with_fa3: bool) -> Work:
+def prompt(shape: Shape, flash: Flash) -> Work:
     """A forward pass."""
     work = forward(shape, False)
     work.peers[TRITON] = elsewhere(work.run)
-    if with_fa3:
-        q, k, v = arrays(shape, False)
-        work.peers[FA3] = fa3.over(q, k, v, causal=shape.masked)
+    work.peers.update(flash.over(*arrays(shape, False), causal=shape.masked))
     return work
 
 
-def window(shape: Shape, with_fa3: bool) -> Work:
+def window(shape: Shape, flash: Flash) -> Work:
     """The last 1,024 keys of each query."""
     q, k, v = arrays(shape, False)
     mask = Causal() & Window(before=1023)
     run = lambda: attention(q, k, v, mask=mask)
     peers = {"its own whole past": lambda: attention(q, k, v, mask=Causal()), TRITON: elsewhere(run)}
     near("forward", f"window, {shape}", (run(),), (peers[TRITON](),))
-    if with_fa3:
-        peers[FA3] = fa3.over(q, k, v, window=1023)
-        near("forward", f"window, {FA3}, {shape}", (run(),), (peers[FA3](),))
+    for name, other in flash.over(q, k, v, window=1023).items():
+        peers[name] = other
+        near("forward", f"window, {name}, {shape}", (run(),), (other(),))
     return Work(f"window of 1024, forward {shape}", run, peers)
 
 
-def unequal(S: int, masked: bool, with_fa3: bool) -> Work:
+def unequal(S: int, masked: bool, flash: Flash) -> Work:
     """Latent attention's prompts: keys of 192 numbers, values of 128."""
     H, D, V = 16, 192, 128
     q, k, v = (torch.randn(1, S, H, width, device="cuda", dtype=torch.bfloat16) for width in (D, D, V))
@@ -70,9 +82,7 @@ def unequal(S: int, masked: bool, with_fa3: bool) -> Work:
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             return scaled_dot_product_attention(q_, k_, v_, is_causal=masked)
 
-    peers: dict[str, Run] = {TRITON: elsewhere(run), CUDNN: cudnn}
-    if with_fa3:
-        peers[FA3] = fa3.over(q, k, v, causal=masked)
+    peers: dict[str, Run] = {TRITON: elsewhere(run), CUDNN: cudnn} | flash.over(q, k, v, causal=masked)
     case = f"B1 S{S} H{H} G{H} D{D} V{V} bf16 {'causal' if masked else 'full'}"
     for peer, other in peers.items():
         theirs = other()
@@ -93,7 +103,7 @@ def packed(longest: int, sequences: int = 100) -> Work:
     return Work(case, run, {TRITON: elsewhere(run)}, flops)
 
 
-def chunk(longest: int, with_fa3: bool, queries: int = 512, page: int = 64) -> Work:
+def chunk(longest: int, flash: Flash, queries: int = 512, page: int = 64) -> Work:
     """The last queries of a sequence of 32 heads over 8 of keys, which lie in pages of a table without order."""
     count = longest // page
     q = torch.randn(1, queries, 32, 128, device="cuda", dtype=torch.bfloat16)
@@ -102,7 +112,7 @@ def chunk(longest: int, with_fa3: bool, queries: int = 512, page: int = 64) -> W
     keys = Paged(k, v, table, torch.full((1,), longest, device="cuda", dtype=torch.int32), longest)
     run = lambda: attention(q, keys, mask=Causal())
     peers = {TRITON: elsewhere(run)}
-    if with_fa3:
+    if flash.three:
         peers[FA3] = fa3.paged(q, keys)
     case = f"B1 T{queries} S{longest} H32 G8 D128 bf16 causal, pages of {page}"
     for peer, other in peers.items():

@@ -191,7 +191,7 @@ def plot_model(result: dict[str, Any], path: Path) -> None:
         figure = Figure(figsize=(6, 3.6), layout="constrained")
         axes: Any = figure.subplots()
         rows = sorted(result["rows"], key=lambda row: row["context"])
-        for peer, colour in zip(peers_of(rows), ("#bbbbbb", "#d1495b", "#e0a030", "#7a5195"), strict=False):
+        for peer, colour in zip(peers_of(rows), ("#bbbbbb", "#d1495b", "#e0a030", "#7a5195", "#5a9a5a"), strict=False):
             points = [(row["context"], row["peers"][peer]) for row in rows if isinstance(row["peers"].get(peer), float)]
             size = {"linewidth": 5, "markersize": 10} if peer == "torch SDPA" else {}  # which lies under Strobe's line
             axes.loglog(*zip(*points, strict=True), "o-", color=colour, label=peer, **size)
