@@ -181,7 +181,7 @@ def loops(sass: str) -> list[tuple[int, int]]:
 
 
 FEW = ("D 64, causal, group of 1", "D 128, causal, group of 4", "D 128, window, group of 1", "D 128, causal, packed, bfloat16", "D 128, Causal(), divided",
-       "D 128, a tree, divided, bfloat16", "D 128, causal, pages of 16, group of 4", "D 128, divided, pages of 64", "D 192, V 128, causal")  # fmt: skip
+       "D 128, a tree, divided, bfloat16", "D 128, causal, pages of 16, group of 4", "D 128, full, pages of 64", "D 192, V 128, causal")  # fmt: skip
 
 
 def every(words: list[str]) -> Iterator[Compiled]:
