@@ -62,6 +62,7 @@ KINDS = (
     Kind("lab/onnx.py", (), ("torch", "onnx", "onnxruntime")),
     Kind("lab/llama_file.py", ("errors",), ("torch", "gguf")),
     Kind("lab/llama.py", ("errors", "lab.conventional", "lab.llama_file"), ("torch", "llama_cpp")),
+    Kind("lab/fa4.py", ("errors",), ("torch", "flash_attn")),
     Kind("lab/*", ("strobe", *HALL, "faces.torch", "models.*", "cache.*", "engine.*", "lab", "lab.*"), ("torch", "transformers", "matplotlib", "rich")),
     Kind("cli/*", ("strobe", *HALL, "cache.formats", "models.*", "engine.*", "lab", "lab.*", "cli", "cli.*"), ("torch", "transformers", "rich")),
     Kind("*.py", HALL),  # the hall itself

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import site
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,14 @@ def load(folder: str) -> None:
     site.addsitedir(folder)  # which reads the .pth files there, as CUTLASS's needs
     try:
         _function()
-    except Exception as wrong:  # its compiler's import fails in many ways
+    except (ImportError, AttributeError, OSError, RuntimeError) as wrong:  # its compiler's import fails in many ways
         raise Invalid(f"FlashAttention 4 cannot be imported from {folder}: {wrong}") from wrong
 
 
 def _function() -> Any:
-    return import_module("flash_attn.cute").flash_attn_func
+    from flash_attn.cute import flash_attn_func  # pyright: ignore[reportMissingImports]
+
+    return flash_attn_func
 
 
 def over(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window: int = -1, splits: int = 1) -> Callable[[], Tensor]:
