@@ -20,8 +20,8 @@ from unittest.mock import patch
 
 import torch
 import triton
-from triton import knobs
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource, make_backend
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import create_function_from_signature
@@ -79,7 +79,7 @@ def compiled(what: str, kernel: Any, args: tuple[Any, ...], named: dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         ptx = Path(folder) / "kernel.ptx"
         ptx.write_text(made.asm["ptx"])
-        command = [knobs.nvidia.ptxas.path, "-v", "--gpu-name=sm_90a", str(ptx), "-o", str(Path(folder) / "kernel.cubin")]
+        command = [get_ptxas(90).path, "-v", "--gpu-name=sm_90a", str(ptx), "-o", str(Path(folder) / "kernel.cubin")]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     spills = sum(map(int, re.findall(r"(\d+) bytes spill", said)))
     registers = re.search(r"Used (\d+) registers", said)

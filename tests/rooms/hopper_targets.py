@@ -151,6 +151,17 @@ def compiled(what: str, kernel: Any, args: tuple[Any, ...], named: dict[str, Any
     return Compiled(what, kernel.__name__, tile, registers, spills, held, sass.count("HGMMA"), loops(sass), serial, places(made.asm["ptx"]))
 
 
+def wrong(found: Compiled) -> list[str]:
+    """What makes a kernel slow: products that wait for each other, and a main loop with accesses to the stack. Each warpgroup has its own
+    copy of it; the loops of blocks that are masked may have some, in versions of Triton that tiles were not chosen with."""
+    if found.kernel != "attend":
+        return []
+    clean, groups = sum(not stack for _, stack in found.loops), found.tile[0] // 64
+    said = ["the assembler lets no products run beside other work"] if found.serialized else []
+    said += [f"{clean} loop(s) touch no stack, for {groups} warpgroup(s)"] if clean < groups else []
+    return said + (["it has no products"] if not found.products else [])
+
+
 def _number(pattern: str, text: str) -> int:
     found = re.search(pattern, text)
     return -1 if found is None else int(found[1])
@@ -206,6 +217,14 @@ def started(call: Call) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     return found
 
 
+def main(words: list[str]) -> int:
+    """Prints a line of JSON a kernel, or, with the word "judged", what is wrong with each."""
+    judged = "judged" in words
+    found = list(every([word for word in words if word != "judged"])) if judged else every(words)
+    for line in found:
+        print(f"{line.what}: {'; '.join(wrong(line)) or 'good'}" if judged else json.dumps(line._asdict()), flush=True)
+    return int(judged and any(map(wrong, found)))
+
+
 if __name__ == "__main__":
-    for line in every(sys.argv[1:]):
-        print(json.dumps(line._asdict()), flush=True)
+    sys.exit(main(sys.argv[1:]))

@@ -37,6 +37,7 @@ from ..contract.poison import poison_unseen, poisoned_memory
 from ..contract.rooms import posed, problem_of, run
 from ..contract.test_forward import _wide
 from ..contract.tolerance import PROMISED, error, plain
+from . import hopper_targets
 from .gluon_by_hand import ByHand
 from .hopper_pretend import Kernel, Stuck, words
 
@@ -571,6 +572,24 @@ def test_a_wait_that_is_left_out_shows() -> None:
 
 
 PAGED = ("D 128, causal, pages of 16, group of 4", "D 128, full, pages of 64")
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({}, ""),
+        ({"loops": [(16, 0), (16, 4), (16, 0), (16, 9)]}, ""),  # of masked blocks
+        ({"loops": [(16, 0), (16, 4), (16, 1), (16, 9)]}, "1 loop(s) touch no stack, for 2 warpgroup(s)"),
+        ({"serialized": True}, "no products run beside other work"),
+        ({"products": 0}, "it has no products"),
+        ({"kernel": "list_tiles", "loops": [], "products": 0}, ""),
+    ],
+)
+def test_what_makes_a_compiled_kernel_slow_is_said(changed: dict[str, Any], says: str) -> None:
+    good = hopper_targets.Compiled("a form", "attend", (128, 128), 168, 0, 200_000, 64, [(16, 0), (16, 0)], False, [])
+    said = hopper_targets.wrong(good._replace(**changed))
+    assert says in "; ".join(said) and bool(said) == bool(says)
 
 
 @needs_triton
