@@ -24,6 +24,20 @@ LN_2 = tl.constexpr(0.6931471805599453)
 LOWEST = tl.constexpr(-3.0e38)  # less than any score; and the difference of two such is 0, not NaN
 
 
+@triton.jit
+def mine(G, T, GROUP: tl.constexpr, BM: tl.constexpr, BLOCKS: tl.constexpr):
+    """(rows of a key head, of its tile that are held, tiles of all key heads; the tile, the sequence, the row of the tile and which of
+    its BLOCKS of columns this program has)."""
+    rows = T * GROUP
+    held = tl.minimum(rows, BM)
+    lanes = G * ((rows + BM - 1) // BM)
+    i_c = tl.program_id(0) % BLOCKS
+    i_r = tl.program_id(0) // BLOCKS % held
+    lane = tl.program_id(0) // BLOCKS // held % lanes
+    i_b = tl.program_id(0) // BLOCKS // held // lanes
+    return rows, held, lanes, lane, i_b, i_r, i_c
+
+
 @triton.jit(do_not_specialize=["B", "G", "T", "S", "splits", "places", "first", "before", "after"])
 def merge_parts(
     p_work, p_out, p_lse, p_lengths, p_starts, p_firsts, p_sinks, B, G, T, S, splits, places, first, before, after,
@@ -31,14 +45,8 @@ def merge_parts(
     SPLIT: tl.constexpr, BATCH: tl.constexpr, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr, LEAST: tl.constexpr,
 ):  # fmt: skip
     """COLUMNS of a row, so many parts AT_ONCE; rows of fewer than LEAST parts are there already."""
-    rows = T * GROUP
+    rows, held, lanes, lane, i_b, i_r, i_c = mine(G, T, GROUP, BM, BV // COLUMNS)
     H = G * GROUP
-    held = tl.minimum(rows, BM)
-    lanes = G * ((rows + BM - 1) // BM)
-    i_c = tl.program_id(0) % (BV // COLUMNS)
-    i_r = tl.program_id(0) // (BV // COLUMNS) % held
-    lane = tl.program_id(0) // (BV // COLUMNS) // held % lanes
-    i_b = tl.program_id(0) // (BV // COLUMNS) // held // lanes
     i_g = lane % G
     i_m = lane // G
     _, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
@@ -131,13 +139,7 @@ def add_parts(
     """COLUMNS of a row, from parts at fixed cuts: those of a stretch of keys are added up from the first to the last, then stretches
     are, in the same order whatever the sequence's length and however many programs made them. WHOLE stretches are parts already. Of
     parts that are read AT_ONCE, those that are not there change nothing."""
-    rows = T * GROUP
-    held = tl.minimum(rows, BM)
-    lanes = G * ((rows + BM - 1) // BM)
-    i_c = tl.program_id(0) % (BV // COLUMNS)
-    i_r = tl.program_id(0) // (BV // COLUMNS) % held
-    lane = tl.program_id(0) // (BV // COLUMNS) // held % lanes
-    i_b = tl.program_id(0) // (BV // COLUMNS) // held // lanes
+    rows, held, lanes, lane, i_b, i_r, i_c = mine(G, T, GROUP, BM, BV // COLUMNS)
     i_g = lane % G
     i_m = lane // G
     _, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
