@@ -47,7 +47,7 @@ KINDS = (
     )),
     Kind("backends/hopper/decoding.py", (*HALL, "backends.hopper.predicting")),  # the half of the desk that is decode's
     Kind("backends/hopper/predicting.py", ()),
-    Kind("backends/hopper/latent_desk.py", (*HALL, "backends.hopper.predicting")),  # the part that is latent attention's
+    Kind("backends/hopper/latent_desk.py", (*HALL, "backends.hopper.decoding", "backends.hopper.predicting")),  # the part that is latent attention's
     Kind("backends/hopper/forms.py", HALL),  # the same there
     Kind("backends/*/offer.py", HALL),
     Kind("backends/triton/*", (*HALL, "backends.{room}", "backends.{room}.*"), ("torch", "triton")),

@@ -29,8 +29,9 @@ from strobe.backends.hopper import decoding
 from strobe.backends.hopper.merge import add_parts, merge_parts, taken
 from strobe.backends.hopper.narrow import keys_of, queries_for, values_of
 from strobe.backends.hopper.parts import (
-    EVEN, FAR, FIXED, STREAM, even, fixed, part_at, part_end, parts_of, sequence, share, span, stream_slot,
+    EVEN, FAR, FIXED, STREAM, even, fixed, part_at, part_end, parts_of, sequence, span, stream_slot,
 )  # fmt: skip
+from strobe.backends.hopper.schedule import stream_begins
 from strobe.backends.hopper.scoring import LOG2_E, scored, span_of_all, visible
 from strobe.backends.hopper.sending import copy_queries, held, loading, next_page, send, swizzled
 from strobe.backends.hopper.starting import start_again
@@ -52,12 +53,6 @@ def products(rows, columns, warps):
 
 
 @gluon.jit
-def add(a, b):
-    """a + b, for scans."""
-    return a + b
-
-
-@gluon.jit
 def beginning(
     i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE: gl.constexpr, GROUP: gl.constexpr,
     BM: gl.constexpr, BN: gl.constexpr, SPLIT: gl.constexpr, WHOLE: gl.constexpr, BATCH: gl.constexpr, FAR: gl.constexpr,
@@ -66,15 +61,9 @@ def beginning(
     this program; of a stream, all its tiles and those before the sequence) that program i of a lane begins with."""
     total, tiles_before, part = i * 0, i * 0, i * 0
     if SPLIT == STREAM:
-        o_b = gl.arange(0, BATCH, layout=gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
-        _, o_length, o_at = sequence(gl.minimum(o_b, B - 1), p_lengths, p_starts, p_firsts, first, S, T, FAR)
-        _, _, o_tiles = span(o_length, o_at, i_m, T, before, after, TREE, GROUP, BM, BN)
-        o_tiles = gl.where(o_b < B, o_tiles, 0)
-        total = gl.sum(o_tiles, 0)
-        u, count = share(total, i, programs)
-        i_b = gl.minimum(gl.sum((gl.associative_scan(o_tiles, 0, add) <= u).to(gl.int32), 0), B - 1)
-        tiles_before = gl.sum(gl.where(o_b < i_b, o_tiles, 0), 0)
-        skip = u - tiles_before
+        i_b, skip, count, total, tiles_before = stream_begins(
+            i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, before, after, TREE, GROUP, BM, BN, BATCH, gl.num_warps(), FAR
+        )  # fmt: skip
     else:
         i_b = i // splits
     start, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)

@@ -32,7 +32,8 @@ from strobe.backends.hopper.latent_rows import (
 )  # fmt: skip
 from strobe.backends.hopper.merge import merge_parts, taken
 from strobe.backends.hopper.paging import pages_of
-from strobe.backends.hopper.parts import EVEN, FAR, STREAM, between, even, parts_of, sequence, share, span, stream_slot
+from strobe.backends.hopper.parts import EVEN, FAR, STREAM, between, even, parts_of, sequence, span, stream_slot
+from strobe.backends.hopper.schedule import stream_begins
 from strobe.backends.hopper.scoring import LOG2_E, span_of_all
 from strobe.backends.hopper.starting import aligned_to, start
 from strobe.masks import split
@@ -53,12 +54,6 @@ def halves_of(array, SLOTS: gl.constexpr, FIRST: gl.constexpr, SECOND: gl.conste
 
 
 @gluon.jit
-def add(a, b):
-    """a + b, for scans."""
-    return a + b
-
-
-@gluon.jit
 def beginning(
     i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, FAR: gl.constexpr, form: gl.constexpr
 ):  # fmt: skip
@@ -66,15 +61,10 @@ def beginning(
     program i of a lane begins with."""
     part, total, done = i * 0, i * 0, i * 0
     if form.stream:
-        o_b = gl.arange(0, form.batch, layout=gl.BlockedLayout([1], [32], [4], [0]))
-        _, o_length, o_at = sequence(gl.minimum(o_b, B - 1), p_lengths, p_starts, p_firsts, first, S, T, FAR)
-        _, _, o_blocks = span(o_length, o_at, i_m, T, before, after, False, form.group, ROWS, KEYS)
-        o_blocks = gl.where(o_b < B, o_blocks, 0)
-        total = gl.sum(o_blocks, 0)
-        at, count = share(total, i, programs)
-        i_b = gl.minimum(gl.sum((gl.associative_scan(o_blocks, 0, add) <= at).to(gl.int32), 0), B - 1)
-        done = gl.sum(gl.where(o_b < i_b, o_blocks, 0), 0)
-        skip = at - done
+        i_b, skip, count, total, done = stream_begins(
+            i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, before, after, False, form.group, ROWS, KEYS, form.batch, 4,
+            FAR,
+        )  # fmt: skip
     else:
         i_b = i // splits
         part = i % splits

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from strobe.answers import Offer, Refusal
+from strobe.backends.hopper.decoding import DTYPES, FULL, LONGEST, MOST_SEQUENCES, tiles
 from strobe.backends.hopper.predicting import latent_us
 from strobe.layouts import Dense, Packed, PackedKeys, Paged
 from strobe.machine import Machine
@@ -19,7 +20,6 @@ from strobe.masks import split
 from strobe.problem import Described, Problem, key_sides
 from strobe.terms import Scaled
 
-DTYPES = ("bfloat16", "float16")
 ROWS = 64  # of a tile
 KEYS = 64  # of a block
 HALF = 256  # columns of values, which one warpgroup adds up
@@ -28,10 +28,7 @@ NARROWEST = HALF  # up to which the room's other kernels go
 WIDEST_KEYS, WIDEST_VALUES = 2 * HALF + TAIL, 2 * HALF
 PAGES = tuple(1 << n for n in range(3, 11))  # tokens: eight rows are a swizzle's pattern
 MOST_QUERIES = 1024  # of a sequence; more are a prompt's, whose keys and values are made of latent ones first
-LONGEST = 2**26  # of products of blocks and programs, which stay below 2³¹
 SHORT = 512  # keys: a sequence this long is over before a stream's additional parts pay
-MOST_SEQUENCES = 4096  # whose lengths a program of a stream adds up in registers
-FULL = 0.9  # of the chip, that an even grid of equal lengths has to use
 
 
 @dataclass(frozen=True)
@@ -92,11 +89,6 @@ class Chosen(NamedTuple):
         if self.stream:
             return self.lanes * (self.parts + B)
         return self.lanes * self.parts * B if self.parts > 1 else 0
-
-
-def tiles(length: int, size: int) -> int:
-    """How many tiles of a size a length takes."""
-    return -(-length // size)
 
 
 def page_tokens(problem: Problem) -> int | None:

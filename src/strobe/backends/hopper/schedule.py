@@ -8,6 +8,8 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from strobe.backends.hopper.parts import sequence, share, span
+
 
 @gluon.jit
 def tile_of(index, tiles, units, section):
@@ -103,3 +105,27 @@ def list_tiles(offsets, listed, count, counter, sequences, EACH: gl.constexpr, B
     if sequence == 0:
         gl.store(count, total)
         gl.store(counter, 0)
+
+
+@gluon.jit
+def add(a, b):
+    """a + b, for scans."""
+    return a + b
+
+
+@gluon.jit
+def stream_begins(
+    i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, before, after, TREE: gl.constexpr, GROUP: gl.constexpr,
+    BM: gl.constexpr, BN: gl.constexpr, BATCH: gl.constexpr, WARPS: gl.constexpr, FAR: gl.constexpr,
+):  # fmt: skip
+    """(sequence, tiles of it to skip, tiles of this program, of all sequences, of those before it) that program i of a lane's stream
+    begins with (`parts.py`)."""
+    o_b = gl.arange(0, BATCH, layout=gl.BlockedLayout([1], [32], [WARPS], [0]))
+    _, o_length, o_at = sequence(gl.minimum(o_b, B - 1), p_lengths, p_starts, p_firsts, first, S, T, FAR)
+    _, _, o_tiles = span(o_length, o_at, i_m, T, before, after, TREE, GROUP, BM, BN)
+    o_tiles = gl.where(o_b < B, o_tiles, 0)
+    total = gl.sum(o_tiles, 0)
+    u, count = share(total, i, programs)
+    i_b = gl.minimum(gl.sum((gl.associative_scan(o_tiles, 0, add) <= u).to(gl.int32), 0), B - 1)
+    tiles_before = gl.sum(gl.where(o_b < i_b, o_tiles, 0), 0)
+    return i_b, u - tiles_before, count, total, tiles_before
