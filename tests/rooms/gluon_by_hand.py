@@ -290,7 +290,7 @@ class Language:
     def reshape(self, value: Value, shape: list[int]) -> Value:
         return value.reshape(shape)
 
-    def convert_layout(self, value: Value, layout: Any) -> Value:
+    def convert_layout(self, value: Value, layout: Any, assert_trivial: bool = False) -> Value:
         return value
 
     def allocate_shared_memory(self, dtype: Any, shape: list[int], layout: Any) -> Shared:

@@ -22,6 +22,7 @@ pytest.importorskip("triton", reason="this machine has no Triton")
 from strobe import Causal, Dense, Dropout, Packed, Paged, Prefix, Scaled, Tree, Window
 from strobe.answers import Offer, Refusal
 from strobe.backends.hopper import decode, decoding, narrow, parts, predicting
+from strobe.backends.hopper.products import column_of, turned
 from strobe.layouts import Dense as Keys
 from strobe.layouts import PackedKeys
 from strobe.machine import Machine
@@ -183,7 +184,7 @@ def test_many_short_sequences_share_a_multiprocessor(asked: Problem, tile: tuple
 def test_the_desk_explains_itself() -> None:
     said = offer(problem())
     assert said.why == "4 row(s) a key head; 16 equal part(s) a sequence; 128 program(s), 0.97 wave(s); 33.6 MB, 11.6 µs predicted"
-    assert (said.kernel, said.tile, said.splits, said.workspace_bytes) == ("decode", (16, 128), 16, 8 * 16 * 4 * (128 + 2) * 4)
+    assert (said.kernel, said.tile, said.splits, said.workspace_bytes) == ("decode", (8, 128), 16, 8 * 16 * 4 * (128 + 2) * 4)
     assert "16 even share(s)" in offer(problem(S=65536, B=16, page=64)).why
     assert "0.8 µs of them so that no neighbour shows" in offer(replace(problem(), invariant=True)).why
 
@@ -496,15 +497,19 @@ def numbers(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", [gl.bfloat16, gl.float16], ids=str)
 @pytest.mark.parametrize("kind", ["int8", "int4", "e4m3", "e5m2"])
-def test_every_narrow_value_becomes_itself(kind: str, dtype: Any) -> None:
-    """The PTX of `widening_values`, over all units of 16 bits."""
+@pytest.mark.parametrize("operand", [0, 1])
+def test_every_narrow_value_becomes_itself(kind: str, dtype: Any, operand: int) -> None:
+    """The PTX of `widening_values`, over all units of 16 bits, and which column is whose."""
     units, expected = numbers(kind)
-    found = by_hand(narrow.values_of, Language(0, 1, 4))(Shared(units), None, kind, dtype).x.float()
-    torch.testing.assert_close(found.view(256, -1, 256).transpose(1, 2), expected, rtol=0, atol=0, equal_nan=True)
+    language, wide = Language(0, 1, 4), expected.flatten(1)
+    found = by_hand(narrow.values_of, language)(Shared(units), turned(wide.shape[1], 4), kind, dtype, operand).x.float()
+    columns = by_hand(column_of, language)(Value(torch.arange(wide.shape[1])), 16 if operand else 8, wide.shape[1], expected.shape[2])
+    torch.testing.assert_close(found if operand else found.T, wide[:, columns.x], rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("operand", [0, 1])
 @pytest.mark.parametrize("kind", ["int8", "int4", "e4m3", "e5m2"])
-def test_products_of_narrow_keys_are_those_of_their_numbers(kind: str) -> None:
+def test_products_of_narrow_keys_are_those_of_their_numbers(kind: str, operand: int) -> None:
     """Keys of all units; queries of sizes from 1e-30 to 1e30, whole numbers of few bits, so that sums are exact."""
     units, expected = numbers(kind)
     units, keys = units.view(512, 128), expected.reshape(512, -1)
@@ -516,9 +521,9 @@ def test_products_of_narrow_keys_are_those_of_their_numbers(kind: str) -> None:
     language = Language(0, 1, 4)
     ready = Shared(torch.empty(16, keys.shape[1], dtype=torch.float16))
     begin, scale = by_hand(narrow.queries_for, language)(Shared(q), ready, Value(torch.tensor(1.0)), None, kind)
-    b_k = by_hand(narrow.keys_of, language)(Shared(units), None, kind)
+    b_k = by_hand(narrow.keys_of, language)(Shared(units), None, kind, operand)
     assert b_k.dtype == gl.float16
-    found = (ready.x.double() @ b_k.x.double() + begin.x[:, None]) * scale.x[:, None]
+    found = (ready.x.double() @ (b_k.x if operand else b_k.x.T).double() + begin.x[:, None]) * scale.x[:, None]
     known = q.double() @ keys.double().T
     torch.testing.assert_close(found, known, rtol=1e-4, atol=0.0)
 

@@ -20,17 +20,16 @@ import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.runtime import driver
 
 from strobe.backends.hopper import decoding
 from strobe.backends.hopper.merge import add_parts, merge_parts, taken
-from strobe.backends.hopper.narrow import keys_of, queries_for, values_of
 from strobe.backends.hopper.parts import (
     EVEN, FAR, FIXED, STREAM, even, fixed, part_at, part_end, parts_of, sequence, span, stream_slot,
 )  # fmt: skip
+from strobe.backends.hopper.products import EIGHT, add_values, asked, column_of, operand_of_queries, products, scores
 from strobe.backends.hopper.schedule import stream_begins
 from strobe.backends.hopper.scoring import LOG2_E, scored, span_of_all, visible
 from strobe.backends.hopper.sending import copy_queries, held, loading, next_page, send, swizzled
@@ -42,14 +41,6 @@ from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
 from strobe.state import State
 from strobe.terms import Scaled
-
-
-@gluon.constexpr_function
-def products(rows, columns, warps):
-    """A tile of sums of products: wgmma from 64 rows on, warps along the rows; below, warps along the columns."""
-    if rows >= 64:
-        return gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[warps, 1], instr_shape=[16, columns, 16])
-    return gl.NVMMADistributedLayout(version=[2, 0], warps_per_cta=[1, warps], instr_shape=[16, 8])
 
 
 @gluon.jit
@@ -100,54 +91,14 @@ def in_shared_memory(
     if KIND is not None:
         q_ready = gl.allocate_shared_memory(gl.float16, [BM, BD], swizzled(BD, 16))
     if not WIDE:
-        w_tile = gl.allocate_shared_memory(dtype, [BM, BN], swizzled(BN, 16))
+        if BM == EIGHT:
+            w_tile = gl.allocate_shared_memory(dtype, [BN, BM], swizzled(BM, 16))
+        else:
+            w_tile = gl.allocate_shared_memory(dtype, [BM, BN], swizzled(BN, 16))
     plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     k_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if K_SCALES else 1], plain)
     v_scales = gl.allocate_shared_memory(gl.float32, [STAGES, BN if V_SCALES else 1], plain)
     return q_tiles, k_tiles, v_tiles, q_ready, w_tile, k_scales, v_scales
-
-
-@gluon.jit
-def products_of(
-    q_tile, q_ready, q_held, k_tile, b_begin, HELD: gl.constexpr, S_LAYOUT: gl.constexpr, QUERIES: gl.constexpr, KIND: gl.constexpr
-):  # fmt: skip
-    """Products [BM, BN] of queries and keys, which begin with b_begin [BM]; the queries are HELD in registers, or ready for narrow keys."""
-    BM: gl.constexpr = q_tile.shape[0]
-    BN: gl.constexpr = k_tile.shape[0]
-    b_zeros = gl.zeros([BM, BN], gl.float32, layout=S_LAYOUT)
-    if BM >= 64:
-        fence_async_shared()
-        b_s = warpgroup_mma(q_tile, k_tile.permute((1, 0)), b_zeros, use_acc=False)
-    else:
-        if HELD:
-            b_q = q_held
-        elif KIND is None:
-            b_q = q_tile.load(QUERIES)
-        else:
-            b_q = q_ready.load(QUERIES)
-        b_s = mma_v2(b_q, keys_of(k_tile, S_LAYOUT, KIND), b_zeros + b_begin[:, None])
-    return b_s
-
-
-@gluon.jit
-def asked(
-    q_tiles, q_slot, q_ready, scale, HELD: gl.constexpr, QUERIES: gl.constexpr, ROW: gl.constexpr, KIND: gl.constexpr
-):  # fmt: skip
-    """(a sequence's queries, if they are held in registers; what products begin with and their scale, both [BM])."""
-    BM: gl.constexpr = q_tiles.shape[1]
-    b_begin = gl.zeros([BM], gl.float32, layout=ROW)
-    b_scale = gl.full([BM], scale, gl.float32, layout=ROW)
-    q_held = scale
-    if KIND is not None:
-        b_begin, b_scale = queries_for(q_tiles.index(q_slot), q_ready, scale, QUERIES, KIND)
-        b_begin = gl.convert_layout(b_begin, ROW)
-        b_scale = gl.convert_layout(b_scale, ROW)
-    if HELD:
-        if KIND is None:
-            q_held = q_tiles.index(q_slot).load(QUERIES)
-        else:
-            q_held = q_ready.load(QUERIES)
-    return q_held, b_begin, b_scale
 
 
 @gluon.jit(do_not_specialize=[
@@ -166,7 +117,6 @@ def attend(
     NEAR: no offset in those takes more than 32 bits; ALIKE: keys lie as values do; ALONE: all rows of a sequence see the same keys;
     PLAIN: a score is a product times a scale above 0; WHOLE: of fixed cuts, a program has stretches of keys, whose parts it adds up."""
     gdc_wait()
-    gdc_launch_dependents()  # not earlier: the merge reads the lengths before it waits, so what writes them has to have ended
     WARPS: gl.constexpr = gl.num_warps()
     WIDE: gl.constexpr = BM >= 64
     EACH: gl.constexpr = 1 if KIND is None else 4 if KIND == "int4" else 2  # numbers of a unit of 16 bits
@@ -178,9 +128,7 @@ def attend(
     O_LAYOUT: gl.constexpr = products(BM, BV, WARPS)
     MOST_HELD: gl.constexpr = 4096 if SPLIT == EVEN else 2048 if SPLIT == FIXED else 0  # numbers of queries that stay in registers
     HELD: gl.constexpr = not WIDE and ALIGNED and BM * BD <= MOST_HELD
-    QUERIES: gl.constexpr = gl.DotOperandLayout(0, S_LAYOUT, 2)
-    WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
-    VALUES: gl.constexpr = gl.DotOperandLayout(1, O_LAYOUT, 2)
+    QUERIES: gl.constexpr = operand_of_queries(BM, BN, BD, WARPS)
     LOAD_Q: gl.constexpr = loading(BD, 8, WARPS)
     LOAD_K: gl.constexpr = loading(BD // EACH, 8, WARPS)
     LOAD_V: gl.constexpr = loading(BV // EACH, 8, WARPS)
@@ -224,15 +172,15 @@ def attend(
         o_row = i_m * BM + gl.arange(0, BM, layout=ROW)
         b_t, b_h = (o_row // GROUP)[:, None], (i_g * GROUP + o_row % GROUP)[:, None]
         o_c = gl.arange(0, BV, layout=gl.SliceLayout(0, O_LAYOUT))
-        o_v = o_c % (BV // EACH) * EACH + o_c // (BV // EACH)  # the column of the result that a column of the sums is
+        o_v = column_of(o_c, BM, BV, EACH)
         b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
         b_m_all, b_l_all, b_acc_all = nothing(b_acc, S_LAYOUT)
         stage, q_slot = 0, 0
         async_copy.wait_group(2 * STAGES - 1)
-        q_held, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, ROW, KIND)
+        q_held, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, LOAD_Q, ROW, KIND)
         for step in range(count):
             async_copy.wait_group(2 * STAGES - 1)
-            b_s = products_of(q_tiles.index(q_slot), q_ready, q_held, k_tiles.index(stage), b_begin, HELD, S_LAYOUT, QUERIES, KIND)
+            b_s = scores(q_tiles.index(q_slot), q_ready, q_held, k_tiles.index(stage), b_begin, HELD, S_LAYOUT, QUERIES, KIND)
             if p_k_scale is not None:
                 b_s *= k_scales.index(stage).load(COLUMN)[None, :]
             key = (n + gl.arange(0, BN, layout=COLUMN))[None, :]
@@ -258,13 +206,7 @@ def attend(
                         PAGE, GROUP, BN, KIND, LOAD_V,
                     )  # fmt: skip
                 l_page = next_page(l_b, l_n, l_low, l_high, p_table, s_table, LOAD_S, PAGE, BN)
-            if WIDE:
-                fence_async_shared()
-                b_acc = warpgroup_mma(gl.convert_layout(b_p.to(dtype), WEIGHTS), v_tiles.index(stage), b_acc)
-            else:
-                w_tile.store(b_p.to(dtype))
-                b_w = w_tile.load(WEIGHTS)
-                b_acc = mma_v2(b_w, values_of(v_tiles.index(stage), VALUES, KIND, dtype), b_acc)
+            b_acc = add_values(b_acc, b_p, w_tile, v_tiles.index(stage), KIND, dtype)
             l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = send(
                 stage, l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send, l_page, q_tiles, k_tiles, v_tiles, k_scales,
                 v_scales, i_g, i_m, p_q, p_k_units, p_v_units, p_k_scale, p_v_scale, p_lengths, p_starts, p_firsts, p_table, first, S, T,
@@ -301,9 +243,11 @@ def attend(
                             q_slot = gl.where(q_slot == STAGES - 1, 0, q_slot + 1)
                             if KIND is not None:
                                 async_copy.wait_group(2 * STAGES - 1)
-                                q_held, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, ROW, KIND)
+                                q_held, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, LOAD_Q, ROW, KIND)
                     b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
         async_copy.wait_group(0)
+        # not earlier: a merge that waits on the chip from the beginning on makes a model's linears slower, two kernels on (docs/log.md)
+        gdc_launch_dependents()
         if SPLIT == EVEN:
             slot = (i_b * lanes + lane) * splits + part
             finish(b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows, GROUP, V)
@@ -418,12 +362,12 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
         "maxnreg": min(255, 65536 // (32 * how.warps * how.held) // 8 * 8),
     }  # fmt: skip
     fixed = how.split == "fixed"
-    merge_constants = taken(how.parts, problem.B * problem.G * rows, decoding.padded(problem.V))
+    merge_constants = taken(how.parts, problem.B * problem.G * rows, decoding.padded(problem.V), how.split == "stream")
     if fixed:
         merge_constants |= {"WHOLE": how.whole, "AT_ONCE": 4 * decoding.tiles(min(32, how.parts), 4)}
     else:
         merge_constants |= {"LEAST": 2, **cuts}
-    merge_constants |= common | {"TREE": tree is not None, "EACH": each}
+    merge_constants |= common | {"TREE": tree is not None}
     grids = how.programs(problem.B), problem.B * how.lanes * rows * (decoding.padded(problem.V) // merge_constants["COLUMNS"])
     merge_numbers = (problem.B, problem.G, problem.T, problem.S, how.parts, places, first, before, after)
     work = places * (decoding.padded(problem.V) + 2)

@@ -38,6 +38,7 @@ KINDS = {"int8": ("int8", 2), "uint8": ("int4", 4), "float8_e4m3fn": ("e4m3", 2)
 # values under way on every multiprocessor. 128 keys, 2 in flight for 16 rows of width 128 is an H200's best of nine, or within
 # 6 % of it, in each of 20 shapes (docs/rooms/hopper-decode.md); the others are the largest that do not spill.
 TILES = {
+    8: {64: (128, 4, 1), 128: (128, 2, 1), 256: (64, 2, 1)},
     16: {64: (128, 4, 1), 128: (128, 2, 1), 256: (64, 2, 1)},
     32: {64: (64, 4, 1), 128: (64, 4, 1), 256: (64, 2, 1)},
     64: {64: (64, 4, 1), 128: (64, 4, 1), 256: (64, 2, 1)},
@@ -49,7 +50,12 @@ SHORT_TILE = (64, 3, 2)
 # At fixed cuts, by rows and width: as many keys as those of short sequences, for the bits depend on them; of 128 rows, width 128, a
 # thread spills with 128 keys, and of width 256 with 64.
 FIXED_TILES = {(16, 128): (64, 4, 1), (128, 128): (64, 4, 1), (32, 256): (32, 4, 1), (128, 256): (32, 4, 1)}
+# (numbers in 16 bits, padded width) where rows up to 8 have tiles of their own, whose products are fewer: not where int8 waits for memory
+# (H200, 64k: 37.6 µs with 16 rows, 38.6 to 41.1 with 8), not where a unit of int4 numbers is too few for four warps, and not at fixed
+# cuts, where a prompt's tiles would be twice as many.
+EIGHT = {(1, 64), (1, 128), (1, 256), (4, 128), (4, 256)}
 NARROW_TILES = {  # by numbers in 16 bits; some programs a multiprocessor, so that one converts numbers while another waits for loads
+    (8, 4): {128: (128, 2, 4), 256: (64, 4, 2)},
     (16, 2): {64: (128, 4, 2), 128: (128, 2, 2), 256: (64, 2, 2)},
     (16, 4): {64: (128, 4, 2), 128: (128, 2, 3), 256: (64, 4, 2)},
     (32, 2): {64: (64, 4, 2), 128: (64, 4, 2)},
@@ -123,6 +129,8 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     packed = problem.T * problem.group
     # reading a tree takes more registers than four warps with 64 rows have, and so do values of other rows in rows of width 256
     sizes = (16, 32) if _trees(problem) and not problem.invariant or (problem.invariant and width == 256) else (16, 32, 64)
+    if not problem.invariant and (each, width) in EIGHT:
+        sizes = (8, *sizes)
     # an invariant tile is chosen by what is the model's alone
     rows = next((n for n in sizes if (problem.group if problem.invariant else packed) <= n), 128)
     if each > 1:  # they become operands in registers, which groups of warps do not take; beside them lie the queries
@@ -130,7 +138,7 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     tile = NARROW_TILES[rows, each][width] if each > 1 else TILES[rows][width]
     if problem.invariant and each == 1:
         tile = FIXED_TILES.get((rows, width), tile)
-    if each == 1 and (rows, width) == (16, 128) and (problem.invariant or reach(problem, rows) <= SHORT):
+    if each == 1 and rows <= 16 and width == 128 and (problem.invariant or reach(problem, rows) <= SHORT):
         tile = SHORT_TILE if problem.B * problem.G * tiles(packed, rows) > machine.units else tile
     even = _split(problem, machine, rows, tile, "even")
     if problem.invariant:

@@ -43,6 +43,8 @@ def produce(
     prefix, prefixes, table, table_step, pages, listed, count, before, after, parts, form: gl.constexpr,
 ):  # fmt: skip
     """One warp: takes tiles until there are none."""
+    if form.divided:
+        gdc_wait()  # for all: the others begin when there is a job
     GROUPS: gl.constexpr = form.tile.groups
     to_queries = Producer(queries)
     to_keys = Producer(keys)
@@ -144,6 +146,8 @@ def produce(
             index = gl.atomic_add(counter, 1) + gl.num_programs(0)
         send_block(to_values, v, b_pages, k_batch, at, k_head, step, form)
         step += 1
+    if form.divided:
+        gdc_launch_dependents()  # the merge, which waits on its own
     jobs.clear(turn)
     jobs.put(turn, MORE, 0)
     jobs.show(turn)
@@ -159,9 +163,6 @@ def attend(
     form: gl.constexpr,
 ):  # fmt: skip
     """Tiles of queries, taken by programs one after another."""
-    if form.divided:
-        gdc_wait()
-        gdc_launch_dependents()  # the merge waits on its own
     queries = channel(q, form.tokens, form.width, form.tile.turns, form.tile.groups, 1)
     keys = channel(k, form.tile.keys, form.width, form.tile.slots, 1, form.tile.groups)
     values = channel(v, form.tile.keys, form.value_width, form.tile.slots, 1, form.tile.groups)

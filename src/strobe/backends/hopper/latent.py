@@ -176,6 +176,7 @@ def produce(
         skip = skip * 0
         i_b += 1
         turn += 1
+    gdc_launch_dependents()  # the merge, which waits on its own
     jobs.clear(turn)
     jobs.put(turn, MORE, 0)
     jobs.show(turn)
@@ -190,7 +191,6 @@ def attend(
 ):  # fmt: skip
     """A program's blocks of keys with a tile of rows."""
     gdc_wait()
-    gdc_launch_dependents()  # not earlier: the merge reads the lengths before it waits, so what writes them has to have ended
     lanes = G * ((T * form.group + ROWS - 1) // ROWS)
     lane = gl.program_id(0) % lanes  # a key head's programs lie next to another's, so that all its tiles of rows read a block together
     i = gl.program_id(0) // lanes
@@ -306,9 +306,9 @@ def _join(problem: Problem, known: Fixed, arrays: tuple[Tensor | None, ...], rea
     rows, B, G = problem.T * form.group, problem.B, problem.G
     held = min(rows, latent_desk.ROWS)
     named = {
-        "TREE": False, "GROUP": form.group, "V": form.V, "BV": width, "EACH": 1, "BM": latent_desk.ROWS, "BN": latent_desk.KEYS,
+        "TREE": False, "GROUP": form.group, "V": form.V, "BV": width, "BM": latent_desk.ROWS, "BN": latent_desk.KEYS,
         "SPLIT": (STREAM if form.stream else EVEN).value, "BATCH": form.batch, "FAR": FAR, "LEAST": 2, "launch_pdl": True,
-        **taken(known.splits, B * G * held, width),
+        **taken(known.splits, B * G * held, width, form.stream),
     }  # fmt: skip
     programs = B * G * latent_desk.tiles(rows, latent_desk.ROWS) * held * (width // named["COLUMNS"])
     start(merge_parts, programs, (*arrays, B, G, problem.T, problem.S, known.splits, known.places, *reach), named, ("merge", *key))

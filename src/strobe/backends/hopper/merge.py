@@ -41,7 +41,7 @@ def mine(G, T, GROUP: tl.constexpr, BM: tl.constexpr, BLOCKS: tl.constexpr):
 @triton.jit(do_not_specialize=["B", "G", "T", "S", "splits", "places", "first", "before", "after"])
 def merge_parts(
     p_work, p_out, p_lse, p_lengths, p_starts, p_firsts, p_sinks, B, G, T, S, splits, places, first, before, after,
-    TREE: tl.constexpr, GROUP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, EACH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    TREE: tl.constexpr, GROUP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     SPLIT: tl.constexpr, BATCH: tl.constexpr, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr, LEAST: tl.constexpr,
 ):  # fmt: skip
     """COLUMNS of a row, so many parts AT_ONCE; rows of fewer than LEAST parts are there already."""
@@ -88,13 +88,12 @@ def merge_parts(
             b_acc = b_acc * b_decay[:, None] + tl.sum(tl.where(b_sums != 0.0, b_parts * b_weight, 0.0), 0)[None, :]
         o_row = row + tl.arange(0, 1)
         o_h = i_g * GROUP + o_row % GROUP
-        end(b_top, b_sum, b_acc, p_out, p_lse, p_sinks, i_b, T, H, o_row, o_h, o_c, o_row < rows, i_c == 0, GROUP, V, BV, EACH)
+        end(b_top, b_sum, b_acc, p_out, p_lse, p_sinks, i_b, T, H, o_row, o_h, o_c, o_row < rows, i_c == 0, GROUP, V)
 
 
 @triton.jit
 def end(
     b_top, b_sum, b_acc, p_out, p_lse, p_sinks, i_b, T, H, o_row, o_h, o_c, m_r, first, GROUP: tl.constexpr, V: tl.constexpr,
-    BV: tl.constexpr, EACH: tl.constexpr,
 ):  # fmt: skip
     """Stores columns of rows of the result, and with the first of them the lse."""
     if p_sinks is not None:
@@ -108,9 +107,8 @@ def end(
     some = b_sum != 0.0
     b_divisor = tl.where(some, b_sum, 1.0)
     b_out = tl.where(some[:, None], b_acc / b_divisor[:, None], 0.0)
-    o_v = o_c % (BV // EACH) * EACH + o_c // (BV // EACH)  # columns of narrow values lie by their place in a unit
     o_out = (i_b.to(tl.int64) * T + o_row // GROUP) * H + o_h
-    tl.store(p_out + o_out[:, None] * V + o_v[None, :], b_out.to(p_out.dtype.element_ty), mask=m_r[:, None] & (o_v < V)[None, :])
+    tl.store(p_out + o_out[:, None] * V + o_c[None, :], b_out.to(p_out.dtype.element_ty), mask=m_r[:, None] & (o_c < V)[None, :])
     tl.store(p_lse + o_out, tl.where(some, (b_top + tl.log2(b_divisor)) * LN_2, float("-inf")), mask=m_r & first)
 
 
@@ -133,7 +131,7 @@ def begins(part):
 @triton.jit(do_not_specialize=["B", "G", "T", "S", "cuts", "places", "first", "before", "after"])
 def add_parts(
     p_work, p_out, p_lse, p_lengths, p_starts, p_firsts, p_sinks, B, G, T, S, cuts, places, first, before, after,
-    TREE: tl.constexpr, GROUP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, EACH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    TREE: tl.constexpr, GROUP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     WHOLE: tl.constexpr, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr,
 ):  # fmt: skip
     """COLUMNS of a row, from parts at fixed cuts: those of a stretch of keys are added up from the first to the last, then stretches
@@ -164,7 +162,7 @@ def add_parts(
                 at_part = (i + j) * held
                 b_top = tl.maximum(tl.load(p_tops + at_part, mask=there, other=LOWEST), LOWEST)
                 b_sum = tl.load(p_tops + places + at_part, mask=there, other=0.0)
-                b_part = tl.load(p_parts + at_part * BV, mask=there & (o_c >= 0), other=0.0)
+                b_part = tl.load(p_parts + at_part.to(tl.int64) * BV, mask=there & (o_c >= 0), other=0.0)
                 if not WHOLE:
                     if before is not None:
                         new = cut(first_part + i + j, False) % STRETCH == 0  # not a branch, in front of which loads would wait
@@ -182,15 +180,15 @@ def add_parts(
         b_m, b_l = tl.max(b_m, 0) + tl.zeros([1], tl.float32), tl.max(b_l, 0) + tl.zeros([1], tl.float32)
         o_h = i_g * GROUP + o_row % GROUP
         end(
-            b_m, b_l, b_acc[None, :], p_out, p_lse, p_sinks, i_b, T, G * GROUP, o_row, o_h, o_c, o_row < rows, i_c == 0, GROUP, V, BV, EACH
+            b_m, b_l, b_acc[None, :], p_out, p_lse, p_sinks, i_b, T, G * GROUP, o_row, o_h, o_c, o_row < rows, i_c == 0, GROUP, V
         )  # fmt: skip
 
 
-def taken(parts: int, rows: int, width: int) -> dict[str, int]:
+def taken(parts: int, rows: int, width: int, stream: bool = False) -> dict[str, int]:
     """What a program of `merge_parts` takes of rows of so many parts: columns, and parts at once, as many as registers hold; one warp,
     so that no sum crosses warps. Few rows are cut into columns, so that there are programs for the chip (H200, 1,024 keys: 4.91 µs with
     128 columns, 4.61 with 32; 1,024 rows: 47.7 with 4 warps for 4 rows, 45.8 with 32 columns, 44.8 with 128; docs/log.md, 2026-11-30)."""
-    columns = min(32 if rows < 1024 else 128, width)
+    columns = min(32 if rows < 1024 and not stream else 128, width)  # of a stream, each program adds up all lengths first
     at_once = max(4, min(64, 2048 // columns, 1 << (parts - 1).bit_length()))
     return {"COLUMNS": columns, "AT_ONCE": at_once, "num_warps": 1, "maxnreg": 255}  # with fewer registers, parts are read one by one
 
@@ -208,7 +206,7 @@ def join(problem: Problem, arrays: tuple[Any, ...], numbers: tuple[Any, ...], fo
     rows, B, G, packed = form.rows, problem.B, problem.G, problem.T * problem.group
     held = min(packed, rows)
     named = {
-        "TREE": form.tree, "GROUP": problem.group, "V": problem.V, "BV": form.value_width, "EACH": 1, "BM": rows, "BN": form.tile.keys,
+        "TREE": form.tree, "GROUP": problem.group, "V": problem.V, "BV": form.value_width, "BM": rows, "BN": form.tile.keys,
         "SPLIT": EVEN.value, "BATCH": 1, "FAR": FAR, "LEAST": 1, "launch_pdl": True, **taken(numbers[0], B * G * held, form.value_width),
     }  # fmt: skip
     programs = B * G * -(-packed // rows) * held * (form.value_width // named["COLUMNS"])

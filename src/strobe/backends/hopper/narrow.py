@@ -72,6 +72,12 @@ def widening_values(kind, half):
     return start + " { .reg .f32 f0, f1;" + each + " } }"
 
 
+@gluon.constexpr_function
+def along_columns(layout):
+    """Products of as many warps, along the columns."""
+    return gl.NVMMADistributedLayout(version=[2, 0], warps_per_cta=[1, layout.warps_per_cta[0]], instr_shape=[16, 8])
+
+
 @gluon.jit
 def taken_apart(b_units, PTX: gl.constexpr, KIND: gl.constexpr):
     """[…, 2 or 4] bits of 16-bit floats, the numbers of each unit."""
@@ -88,17 +94,24 @@ def taken_apart(b_units, PTX: gl.constexpr, KIND: gl.constexpr):
 
 
 @gluon.jit
-def keys_of(tile, S_LAYOUT: gl.constexpr, KIND: gl.constexpr):
-    """[BD, BN] keys of a tile of shared memory as a second operand; narrow ones in the order of `queries_for`."""
-    UNITS: gl.constexpr = gl.DotOperandLayout(1, S_LAYOUT, 2)
-    if KIND is None:
-        b_k = tile.permute((1, 0)).load(UNITS)
-    else:
-        b_bits = taken_apart(tile.permute((1, 0)).load(UNITS), widening_keys(KIND), KIND)
-        UNIT: gl.constexpr = b_bits.shape[0]
-        BN: gl.constexpr = b_bits.shape[1]
+def keys_of(tile, LAYOUT: gl.constexpr, KIND: gl.constexpr, OPERAND: gl.constexpr):
+    """Keys of a tile of shared memory as an operand of products that lie so, [BN, BD] as the first one, 0, or [BD, BN] as the second; narrow
+    ones in the order of `queries_for`."""
+    UNITS: gl.constexpr = gl.DotOperandLayout(OPERAND, LAYOUT, 2)
+    if OPERAND == 1:
+        tile = tile.permute((1, 0))
+    b_k = tile.load(UNITS)
+    if KIND is not None:
+        b_bits = taken_apart(b_k, widening_keys(KIND), KIND)
         EACH: gl.constexpr = b_bits.shape[2]
-        b_bits = b_bits.reshape([UNIT // 8, 8, BN, EACH]).permute((0, 3, 1, 2)).reshape([UNIT * EACH, BN])
+        if OPERAND == 0:
+            BN: gl.constexpr = b_bits.shape[0]
+            UNIT: gl.constexpr = b_bits.shape[1]
+            b_bits = b_bits.reshape([BN, UNIT // 8, 8, EACH]).permute((0, 1, 3, 2)).reshape([BN, UNIT * EACH])
+        else:
+            UNIT: gl.constexpr = b_bits.shape[0]
+            BN: gl.constexpr = b_bits.shape[1]
+            b_bits = b_bits.reshape([UNIT // 8, 8, BN, EACH]).permute((0, 3, 1, 2)).reshape([UNIT * EACH, BN])
         b_k = gl.convert_layout(b_bits.to(gl.float16, bitcast=True), UNITS)
     return b_k
 
@@ -125,15 +138,25 @@ def queries_for(tile, ready, scale, QUERIES: gl.constexpr, KIND: gl.constexpr):
 
 
 @gluon.jit
-def values_of(tile, LB: gl.constexpr, KIND: gl.constexpr, dtype: gl.constexpr):
-    """[BN, BV] values of a tile of shared memory as a second operand; of narrow ones the first numbers of all units come first, then
-    the second ones, since a thread holds one column of units."""
+def values_of(tile, LAYOUT: gl.constexpr, KIND: gl.constexpr, dtype: gl.constexpr, OPERAND: gl.constexpr):
+    """Values of a tile of shared memory as an operand of products that lie so, [BV, BN] as the first one, 0, or [BN, BV] as the second.
+    A thread holds a column of units, so of narrow ones the first numbers of all units come first, then the second ones; as the
+    first operand, a warp's first and second numbers are the halves of 16 rows (`products.column_of`)."""
+    VALUES: gl.constexpr = gl.DotOperandLayout(OPERAND, LAYOUT, 2)
     if KIND is None:
-        b_v = tile.load(LB)
+        b_v = tile.permute((1, 0)).load(VALUES) if OPERAND == 0 else tile.load(VALUES)
     else:
-        b_bits = taken_apart(tile.load(LB), widening_values(KIND, dtype == gl.float16), KIND)
-        b_numbers = b_bits.to(dtype, bitcast=True).permute((0, 2, 1))
-        b_v = gl.convert_layout(b_numbers.reshape([b_numbers.shape[0], b_numbers.shape[1] * b_numbers.shape[2]]), LB)
+        ALONG: gl.constexpr = along_columns(LAYOUT) if OPERAND == 0 else LAYOUT
+        b_units = tile.load(gl.DotOperandLayout(1, ALONG, 2))
+        b_bits = taken_apart(b_units, widening_values(KIND, dtype == gl.float16), KIND).to(dtype, bitcast=True)
+        BN: gl.constexpr = b_bits.shape[0]
+        UNIT: gl.constexpr = b_bits.shape[1]
+        EACH: gl.constexpr = b_bits.shape[2]
+        if OPERAND == 0:
+            b_v = b_bits.reshape([BN, UNIT // 32, 4, 8, EACH // 2, 2]).permute((1, 4, 2, 5, 3, 0)).reshape([UNIT * EACH, BN])
+        else:
+            b_v = b_bits.permute((0, 2, 1)).reshape([BN, UNIT * EACH])
+        b_v = gl.convert_layout(b_v, VALUES)
     return b_v
 
 

@@ -158,9 +158,8 @@ def finish(
         gl.store(p_lse + o_out, gl.where(some, (b_m + gl.log2(b_divisor)) * LN_2, float("-inf")), mask=m_row)
     elif p_work is not None:
         o_slot = slot.to(gl.int64) * gl.minimum(rows, BM) + o_r
-        o_column = gl.arange(0, BV, layout=gl.SliceLayout(0, b_acc.type.layout))
         p_tops = p_work + places.to(gl.int64) * BV
-        gl.store(p_work + o_slot[:, None] * BV + o_column[None, :], b_acc, mask=m_row[:, None] & (o_column >= 0)[None, :])
+        gl.store(p_work + o_slot[:, None] * BV + o_v[None, :], b_acc, mask=m_row[:, None] & (o_v >= 0)[None, :])
         gl.store(p_tops + o_slot, b_m, mask=m_row)
         gl.store(p_tops + places + o_slot, b_l, mask=m_row)
 
