@@ -462,7 +462,7 @@ def language() -> SimpleNamespace:
         arange=lambda a, b, layout: torch.arange(a, b), full=lambda shape, x, dtype, layout: torch.full(shape, x, dtype=dtype),
         zeros_like=torch.zeros_like, static_range=range, convert_layout=lambda x, layout, assert_trivial=False: x, cast=_cast,
         where=lambda c, a, b: torch.where(*(x if isinstance(x, Tensor) else torch.tensor(x) for x in (c, a, b))),
-        minimum=_either("fmin", min), maximum=_either("fmax", max), max=_greatest, sum=lambda x, axis: _number(x.sum(axis)),
+        minimum=_either("fmin", min), maximum=_either("fmax", max), max=_greatest, min=lambda x, axis: _number(x.amin(axis)), sum=lambda x, axis: _number(x.sum(axis)),
         exp2=torch.exp2, log2=torch.log2, abs=torch.abs, inline_asm_elementwise=lambda asm, _, args, **__: INSTRUCTIONS[asm.split()[0]](args[0]),
         load=_load, store=_store, atomic_add=_atomic_add, associative_scan=lambda x, axis, _: x.cumsum(axis), allocate_shared_memory=_allocate, warp_specialize=_warp_specialize,
     )  # fmt: skip

@@ -27,7 +27,7 @@ from triton.compiler import make_backend
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import create_function_from_signature
 
-from strobe import Causal, Full, Packed, Prefix, Ranged, Sink, SoftCap, Tree, Window
+from strobe import Causal, Documents, Full, Packed, Prefix, Ranged, Sink, SoftCap, Tree, Window
 from strobe.backends.hopper import forward
 from strobe.faces.torch import _described
 from strobe.layouts import Dense, PackedKeys, Paged
@@ -77,6 +77,11 @@ def calls() -> dict[str, Call]:
         found[f"D {D}, full, ranges, {kind}"] = Call(q, Ranged(k, k, index, index), Full())
         found[f"D {D}, causal, packed, {kind}"] = Call(Packed(q[0], offsets, T), PackedKeys(k[0], k[0], offsets, T), Causal())
         found[f"D {D}, full, packed, {kind}"] = Call(Packed(q[0], offsets, T), PackedKeys(k[0], k[0], offsets, T), Full())
+    ids = torch.empty(B, T, dtype=torch.int32, device="meta")
+    for D, G in product((64, 128, 256), (H, H // 4)):
+        q, k = _arrays(torch.bfloat16, D, G)
+        found[f"D {D}, documents, group of {H // G}"] = Call(q, Dense(k, k), Documents(ids, ids))
+        found[f"D {D}, documents, causal, ranges, group of {H // G}"] = Call(q, Ranged(k, k, index, index), Documents(ids, ids) & Causal())
     for D in (40, 96, 192):
         q, k = _arrays(torch.bfloat16, D, H // 8)
         found[f"D {D}, causal"] = Call(q, Dense(k, k), Causal())
@@ -192,7 +197,8 @@ def loops(sass: str) -> list[tuple[int, int]]:
 
 
 FEW = ("D 64, causal, group of 1", "D 128, causal, group of 4", "D 128, window, group of 1", "D 128, causal, packed, bfloat16", "D 128, Causal(), divided",
-       "D 128, a tree, divided, bfloat16", "D 128, causal, pages of 16, group of 4", "D 128, full, pages of 64", "D 192, V 128, causal")  # fmt: skip
+       "D 128, a tree, divided, bfloat16", "D 128, causal, pages of 16, group of 4", "D 128, full, pages of 64", "D 192, V 128, causal",
+       "D 128, documents, causal, ranges, group of 4")  # fmt: skip
 
 
 def every(words: list[str]) -> Iterator[Compiled]:

@@ -98,10 +98,11 @@ def paged(T: int, S: int, Z: int, H: int = 8, G: int = 2, D: int = 128, B: int =
         (H200, paged(256, 256, 16, scaled=True), "no keys with scales here"),
         (H200, other_keys(Keys(NARROW, NARROW)), "no keys with scales here"),
         (H200, problem(mask=Causal() & Dense(torch.empty(256, 256, dtype=torch.bool, device="meta"))), "got Dense"),
-        (H200, problem(mask=Documents(INDEX.new_empty(1, 256), INDEX.new_empty(1, 256))), "got Documents"),
+        (H200, paged(256, 256, 16, mask=Documents(INDEX.new_empty(1, 256), INDEX.new_empty(1, 256))), "Documents of queries and keys that lie apart"),
+        (H200, problem(mask=Documents(INDEX.new_empty(1, 256), INDEX.new_empty(1, 256)) & Prefix(3)), "got Prefix and Documents"),
         (H200, problem(mask=tree_of(256)), "a Tree alone is taken where keys are cut into parts; these are not"),
-        (H200, problem(T=64, S=32768, H=32, G=8, mask=tree_of(64) & Window(before=3000)), "masks are Full, Causal, Window and Prefix; got Tree"),
-        (H200, problem(mask=Prefix(3) & Prefix(INDEX[:, 0])), "one Prefix a mask"),
+        (H200, problem(T=64, S=32768, H=32, G=8, mask=tree_of(64) & Window(before=3000)), "masks are Full, Causal, Window, Prefix and Documents; got Tree"),
+        (H200, problem(mask=Prefix(3) & Prefix(INDEX[:, 0])), "got Prefix and Prefix"),
         (H200, problem(bias=torch.empty(256, 256, device="meta")), "no bias here"),
         (H200, problem(alibi=Alibi(torch.empty(8, device="meta"))), "no alibi here"),
         (H200, problem(dropout=Dropout(0.1, 1)), "no dropout here"),
@@ -280,7 +281,8 @@ def pretend(call: Call, seed: int = 0, units: int = 3) -> State:
         code[(grid,)](*args, **named)
 
     with patch.object(forward, "start", start), patch.object(forward, "attend", Kernel("attend", seed)), \
-            patch.object(forward, "list_tiles", Kernel("list_tiles", seed)), patch.object(merging, "gdc_wait", lambda: None), \
+            patch.object(forward, "list_tiles", Kernel("list_tiles", seed)), \
+            patch.object(forward, "span_documents", Kernel("span_documents", seed)), patch.object(merging, "gdc_wait", lambda: None), \
             patch.object(merging, "gdc_launch_dependents", lambda: None), \
             patch.object(merging, "merge_parts", ByHand(merging.merge_parts)), \
             patch.object(merging, "start", start), poisoned_memory():  # fmt: skip
@@ -353,7 +355,19 @@ def test_keys_are_cut_where_rows_are_few(case: Case) -> None:
     close(call, case, "bfloat16", 1, UNITS)
 
 
+def documents(case: Case, g: torch.Generator, sort: bool = True, some: int = 3) -> Mask:
+    ids = torch.randint(-1, some, (case.B, case.S), generator=g).int()
+    ids = ids.sort(-1).values if sort else ids
+    return Documents(ids[:, case.S - case.T :].contiguous(), ids)
+
+
 MORE = (
+    Case("documents", 2, 700, 700, 2, 2, 128, mask=lambda case, g: documents(case, g) & Causal()),
+    Case("documents, full, a group", 1, 500, 900, 4, 1, 64, mask=documents),
+    Case("documents, width 256, a window", 1, 300, 500, 2, 1, 256, mask=lambda case, g: documents(case, g) & Causal() & Window(before=99)),
+    Case("documents without order", 2, 200, 400, 2, 1, 128, mask=lambda case, g: documents(case, g, False)),
+    Case("many documents, ranges", 3, 200, 400, 4, 4, 64, keys="ranged", mask=lambda case, g: documents(case, g, some=40) & Causal(), lengths=(400, 0, 131)),
+    Case("one document", 1, 300, 600, 2, 2, 128, mask=lambda case, g: documents(case, g, some=0) & Causal()),
     Case("three groups, many tiles", 2, 500, 500, 2, 2, 64, mask=Causal()),
     Case("window that skips at both ends", 1, 400, 700, 2, 1, 128, mask=Window(before=100, after=40)),
     Case("rows with no keys", 2, 300, 200, 2, 2, 128, mask=Causal()),
@@ -492,6 +506,22 @@ def test_a_wild_key_reaches_only_the_queries_that_see_it(wild: float, place: str
 @needs_triton
 @pytest.mark.parametrize("wild", [torch.nan, torch.inf])
 @pytest.mark.parametrize("place", ["keys", "values"])
+def test_a_wild_key_reaches_only_its_document(wild: float, place: str) -> None:
+    ids = (torch.arange(300) // 75).int()[None]
+    call = build(Case("wild", 1, 200, 300, 4, 2, 64, mask=Documents(ids[:, 100:].contiguous(), ids)), "bfloat16")
+    clean = pretend(call)
+    k, v = key_sides(call.keys)
+    (k if place == "keys" else v)[:, 170] = wild
+    state = pretend(call)
+    seen = ids[0, 100:] == 2
+    torch.testing.assert_close(state.out[:, ~seen], clean.out[:, ~seen], atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(state.lse[:, ~seen], clean.lse[:, ~seen])
+    assert not bool(torch.isfinite(state.out[:, seen]).all(-1).any())
+
+
+@needs_triton
+@pytest.mark.parametrize("wild", [torch.nan, torch.inf])
+@pytest.mark.parametrize("place", ["keys", "values"])
 def test_a_wild_node_of_a_tree_reaches_only_the_queries_that_see_it(wild: float, place: str) -> None:
     call = build(WILD_TREE, "bfloat16")
     clean = pretend(call, 0, UNITS)
@@ -573,7 +603,7 @@ def test_kernels_compile_for_sm90_without_a_gpu() -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     attend = [line for line in lines if line["kernel"] == "attend"]
     by_name = {line["what"]: line for line in attend}
-    assert len(attend) == 9 and len(lines) == 10
+    assert len(attend) == 10 and len(lines) == 12
     for line in attend:
         print(f"{line['what']:40} {line['registers']:4} registers, {line['spills']:4} stack accesses, {line['shared']:7} B, loops {line['loops']}")
         assert not line["serialized"]

@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from strobe import Causal, Full, Mask, Packed, Paged, Prefix, Ranged, Sink, SoftCap, State, Tree, Window, attention, attention_state, using
+from strobe import (
+    Causal, Documents, Full, Mask, Packed, Paged, Prefix, Ranged, Sink, SoftCap, State, Tree, Window, attention, attention_state, using,
+)  # fmt: skip
 from strobe.backends.hopper.offer import forward as offer
 from strobe.answers import Offer
 from strobe.faces import torch as face
@@ -89,8 +91,16 @@ def close(call: Call, wide: Callable[[], State], dtype: str) -> None:
 
 MASKS = {
     "full": Full(), "causal": Causal(), "window": Causal() & Window(before=100), "both sides": Window(before=130, after=70),
-    "prefix": Prefix(170),
+    "prefix": Prefix(170), "documents": lambda case, g: ids(case, g) & Causal(), "documents, full": lambda case, g: ids(case, g),
+    "documents without order": lambda case, g: ids(case, g, sort=False) & Window(before=130),
 }  # fmt: skip
+
+
+def ids(case: Case, g: torch.Generator, sort: bool = True) -> Mask:
+    """Documents of some hundred keys, or of every few."""
+    found = torch.randint(0, max(2, case.S // 250), (case.B, max(case.S, case.T)), generator=g).int()
+    found = found.sort(-1).values if sort else found
+    return Documents(found[:, found.shape[1] - case.T :].contiguous(), found[:, : case.S].contiguous())
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
@@ -98,7 +108,7 @@ MASKS = {
 @pytest.mark.parametrize(("T", "S"), [(64, 64), (128, 128), (129, 257), (300, 1000), (513, 511), (1024, 1024), (70, 5000)])
 @pytest.mark.parametrize(("H", "G"), [(2, 2), (8, 2), (6, 2)])
 @pytest.mark.parametrize(("D", "V"), [(64, 64), (128, 128), (256, 256), (96, 96), (192, 192), (192, 128), (128, 64), (256, 128)])
-def test_every_width_mask_group_and_ragged_size(D: int, V: int, H: int, G: int, T: int, S: int, dtype: str, mask: Mask) -> None:
+def test_every_width_mask_group_and_ragged_size(D: int, V: int, H: int, G: int, T: int, S: int, dtype: str, mask: Any) -> None:
     case = Case(f"{D} {V} {H} {G} {T} {S}", 1, T, S, H, G, D, V, mask=mask)
     close(build(case, dtype), lambda: run("reference", _wide(case, dtype))[0], dtype)
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from strobe import Causal, Full, Packed, Paged, Window, attention, using
+from strobe import Causal, Documents, Full, Packed, Paged, Window, attention, using
 from strobe.lab import fa3, fa4
 from strobe.lab.gpu import CUDNN, Run, Shape, Work, arrays, forward, near
 
@@ -31,12 +31,13 @@ class Flash(NamedTuple):
 
 
 def suite(shapes: list[Shape], flash: Flash) -> list[Callable[[], Work]]:
-    """The shapes that the field compares on, windows of 1,024, a packed batch of ragged lengths, and a chunk over a cache in pages."""
+    """The shapes that the field compares on, windows of 1,024, latent attention's prompts, a packed batch of ragged lengths, a chunk over a
+    cache in pages, and documents."""
     longest = max(shape.S for shape in shapes)
     works: list[Callable[[], Work]] = [lambda shape=shape: prompt(shape, flash) for shape in shapes]
     works += [lambda D=D: window(Shape(longest, D, 2048 // D, 2048 // D, True), flash) for D in (64, 128)]
     works += [lambda masked=masked: unequal(longest, masked, flash) for masked in (False, True)]
-    return [*works, lambda: packed(longest), lambda: chunk(longest, flash)]
+    return [*works, lambda: packed(longest), lambda: chunk(longest, flash), lambda: documents(longest)]
 
 
 def elsewhere(run: Run) -> Run:
@@ -119,3 +120,18 @@ def chunk(longest: int, flash: Flash, queries: int = 512, page: int = 64) -> Wor
         near("forward", f"{peer}, {case}", (run(),), (other(),))
     pairs = queries * longest - queries * (queries - 1) // 2
     return Work(f"forward {case}", run, peers, 4.0 * 32 * 128 * pairs)
+
+
+def documents(longest: int) -> Work:
+    """Eight documents of one length behind one another, beside the same as packed sequences."""
+    each = longest // 8
+    q, k, v = (torch.randn(1, longest, 16, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    ids = (torch.arange(longest, device="cuda") // each).int()[None]
+    offsets = torch.arange(0, longest + 1, each, dtype=torch.int32, device="cuda")
+    run = lambda: attention(q, k, v, mask=Documents(ids, ids) & Causal())
+    packed_run = lambda: attention(Packed(q[0], offsets, each), Packed(k[0], offsets, each), v[0], mask=Causal())[None]
+    peers = {TRITON: elsewhere(run), "packed": packed_run}
+    case = f"B1 S{longest} H16 G16 D128 bf16 causal, documents of {each}"
+    for peer, other in peers.items():
+        near("forward", f"{peer}, {case}", (run(),), (other(),))
+    return Work(f"forward {case}", run, peers, 2.0 * 16 * 128 * longest * each)

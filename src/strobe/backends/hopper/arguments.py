@@ -13,7 +13,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from strobe.backends.hopper.forms import Form, form, places, section
 from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
-from strobe.masks import Prefix, Tree, split
+from strobe.masks import Documents, Prefix, Tree, split
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
 
@@ -125,8 +125,8 @@ def fixed(plan: Plan) -> Fixed:
         units_of=units_of,
         section=section(problem, made),
         prefix=min(prefix, FAR) if isinstance(prefix, int) else 0,
-        before=min(before or 0, FAR),
-        after=problem.T - 1 if made.tree else min(after or 0, FAR),
+        before=FAR if before is None and made.documents else min(before or 0, FAR),
+        after=problem.T - 1 if made.tree else FAR if after is None and made.documents else min(after or 0, FAR),
         scale=scale / math.log(2.0),
         inner=inner,
         places=places(problem, made, plan.offer.splits),
@@ -143,10 +143,12 @@ class Where(NamedTuple):
     first: int | None
     prefixes: Tensor | None
     tree: Tensor | None  # bytes of which queries see which
+    q_documents: Tensor | None  # each query's, and each key's
+    k_documents: Tensor | None
     table: Tensor | None  # of pages
 
 
-NOWHERE = Where(None, None, None, None, None, None, None, None)
+NOWHERE = Where(None, None, None, None, None, None, None, None, None, None)
 
 
 def where(call: Call) -> Where:
@@ -154,7 +156,9 @@ def where(call: Call) -> Where:
     keys, first = call.keys, call.first
     if first is None and call.mask.plain and type(keys) is Dense and not isinstance(call.q, Packed):
         return NOWHERE
-    prefix = next((part.length for part in split(call.mask)[2] if isinstance(part, Prefix)), 0)
+    rest = split(call.mask)[2]
+    prefix = next((part.length for part in rest if isinstance(part, Prefix)), 0)
+    documents = next((part for part in rest if isinstance(part, Documents)), None)
     return Where(
         offsets=call.q.offsets if isinstance(call.q, Packed) else None,
         starts=keys.starts if isinstance(keys, Ranged) else keys.offsets if isinstance(keys, PackedKeys) else None,
@@ -163,6 +167,8 @@ def where(call: Call) -> Where:
         first=first if isinstance(first, int) else None,
         prefixes=prefix if isinstance(prefix, Tensor) else None,
         tree=call.mask.visible.contiguous().view(torch.uint8) if isinstance(call.mask, Tree) else None,
+        q_documents=None if documents is None else documents.queries.contiguous(),
+        k_documents=None if documents is None else documents.keys.contiguous(),
         table=keys.table if isinstance(keys, Paged) else None,
     )
 
@@ -175,7 +181,9 @@ def paged(plan: Plan, at: Where) -> tuple[Tensor | None, int | None, int | None]
     return at.table, at.table.stride(0), key_sides(plan.problem.call.keys)[0].shape[0]
 
 
-def told(plan: Plan, at: Where, listed: Tensor | None = None, count: Tensor | None = None) -> tuple[Any, ...]:
+def told(
+    plan: Plan, at: Where, listed: Tensor | None = None, count: Tensor | None = None, spans: Tensor | None = None
+) -> tuple[Any, ...]:  # fmt: skip
     """The kernel's arguments behind the counter, in its order."""
     problem, known = plan.problem, fixed(plan)
     assert isinstance(problem, Problem)
@@ -183,6 +191,7 @@ def told(plan: Plan, at: Where, listed: Tensor | None = None, count: Tensor | No
     return (
         problem.T, problem.S, problem.H, known.units, known.section, known.units_of, problem.group,
         at.offsets, at.starts, at.lengths, at.firsts, at.first, known.prefix, at.prefixes, at.tree, tree_step,
+        at.q_documents, at.k_documents, spans,
         *paged(plan, at), listed, count,
         known.before, known.after, plan.offer.splits, known.scale, known.inner,
     )  # fmt: skip

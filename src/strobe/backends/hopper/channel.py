@@ -127,8 +127,9 @@ def channel(array, TOKENS: gl.constexpr, WIDTH: gl.constexpr, SLOTS: gl.constexp
 @aggregate
 class Addresses:
     """Where keys and values lie: of each its address and its strides of sequence or page, token and head; behind them where a tree lies and
-    its stride of sequence, or, of keys in pages, which have no tree, the table's address and stride, the last page there is, and the last
-    key a table tells. In shared memory, for what is hardly ever used would take registers from the loop."""
+    its stride of sequence; or where documents of queries and of keys lie and what `span_documents` wrote, queries and keys; or, of keys in
+    pages, which have neither, the table's address and stride, the last page there is, and the last key a table tells. In shared memory,
+    for what is hardly ever used would take registers from the loop."""
 
     numbers: gl.shared_memory_descriptor
 
@@ -155,6 +156,11 @@ class Addresses:
         return gl.cast(self.get(8), gl.pointer_type(gl.uint8), bitcast=True) + batch * self.get(9)
 
     @gluon.jit
+    def integers(self, which):
+        """The address of some."""
+        return gl.cast(self.get(which), gl.pointer_type(gl.int32), bitcast=True)
+
+    @gluon.jit
     def page(self, sequence, token, PAGE: gl.constexpr):
         """The page of a sequence's key."""
         column = gl.minimum(token, self.get(11)) // PAGE
@@ -163,10 +169,13 @@ class Addresses:
 
 
 @gluon.jit
-def addresses(k_data, k_strides, v_data, v_strides, tree, tree_step, table, table_step, pages, S, form: gl.constexpr):
+def addresses(
+    k_data, k_strides, v_data, v_strides, tree, tree_step, q_documents, k_documents, spans, table, table_step, pages, T, S,
+    form: gl.constexpr,
+):  # fmt: skip
     """The addresses, if the kernel may need them."""
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    COUNT: gl.constexpr = 12 if form.page is not None else 10 if form.tree else 8
+    COUNT: gl.constexpr = 13 if form.documents else 12 if form.page is not None else 10 if form.tree else 8
     numbers = gl.allocate_shared_memory(gl.int64, [COUNT, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     if form.unseen:
         for side in gl.static_range(2):
@@ -181,6 +190,13 @@ def addresses(k_data, k_strides, v_data, v_strides, tree, tree_step, table, tabl
             numbers.index(9).store(zero + table_step)
             numbers.index(10).store(zero + pages - 1)
             numbers.index(11).store(zero + S - 1)
+    if form.documents:
+        none = gl.full([1], 0, gl.int64, layout=layout)
+        numbers.index(8).store(none + gl.cast(q_documents, gl.int64, bitcast=True))
+        numbers.index(9).store(none + gl.cast(k_documents, gl.int64, bitcast=True))
+        numbers.index(10).store(none + gl.cast(spans, gl.int64, bitcast=True))
+        numbers.index(11).store(none + T)
+        numbers.index(12).store(none + S)
     if form.tree:
         nothing = gl.full([1], 0, gl.int64, layout=layout)
         numbers.index(8).store(nothing + gl.cast(tree, gl.int64, bitcast=True))

@@ -14,7 +14,7 @@ from strobe.backends.hopper.compat import pieces, write_back
 from strobe.backends.hopper.jobs import (
     AFTER, BATCH, BEFORE, HEAD, HEADS, HIGH, K_BATCH, K_FIRST, K_HEAD, LENGTH, LOW, MORE, POSITION, PREFIX, QUERIES, ROW, TOKEN,
 )  # fmt: skip
-from strobe.backends.hopper.schedule import blocks_of_group, last_seen
+from strobe.backends.hopper.schedule import SPAN, blocks_of_group, last_seen
 from strobe.backends.hopper.scoring import LOG2_E, tanh
 
 LN_2 = gl.constexpr(0.6931471805599453)
@@ -53,8 +53,22 @@ def nodes(rows, jobs, turn, b_position, form: gl.constexpr):
 
 
 @gluon.jit
+def own(rows, jobs, turn, GROUP: gl.constexpr, form: gl.constexpr):
+    """(address of the documents of a sequence's keys, how many these are, the documents of the rows), or nothing."""
+    found = None
+    if form.documents:
+        sequence = jobs.get(turn, BATCH)
+        T, S = rows.get(11), rows.get(12)
+        o_row = gl.arange(0, 64, layout=gl.SliceLayout(1, products(form.tile.keys))) // form.pack
+        o_query = gl.minimum(jobs.get(turn, TOKEN) + GROUP * form.next_tokens + o_row, gl.cast(T - 1, gl.int32))
+        found = rows.integers(9) + sequence * S, gl.cast(S, gl.int32), gl.load(rows.integers(8) + sequence * T + o_query)
+    return found
+
+
+@gluon.jit
 def masked(b_s, block, b_first, b_last, tree, form: gl.constexpr):
-    """−∞ for keys that a row does not see: of keys b_first … b_last those of the block, of a tree's nodes those with a bit."""
+    """−∞ for keys that a row does not see: of keys b_first … b_last those of the block, of a tree's nodes those with a bit, of documents
+    the row's own."""
     layout: gl.constexpr = products(form.tile.keys)
     o_n = block * form.tile.keys + gl.arange(0, form.tile.keys, layout=gl.SliceLayout(0, layout))
     b_seen = o_n[None, :] <= b_last[:, None]
@@ -64,6 +78,9 @@ def masked(b_s, block, b_first, b_last, tree, form: gl.constexpr):
         o_node = o_n - tree[0]
         m_node = b_seen & (o_node >= 0)[None, :]
         b_seen = b_seen & (gl.load(tree[1] + (tree[2][:, None] + o_node[None, :]), mask=m_node, other=1) != 0)
+    if form.documents:
+        b_its = gl.load(tree[0] + gl.minimum(o_n, tree[1] - 1))
+        b_seen = b_seen & (b_its[None, :] == tree[2][:, None])
     return gl.where(b_seen, b_s, float("-inf"))
 
 
@@ -143,7 +160,7 @@ def alone(
 
 
 @gluon.jit
-def seen(jobs, turn, GROUP: gl.constexpr, form: gl.constexpr):
+def seen(rows, jobs, turn, GROUP: gl.constexpr, form: gl.constexpr):
     """(first keys, last keys) that the rows of a warpgroup see, and its blocks (low, high, full low, full high)."""
     skipped: gl.constexpr = GROUP * form.next_tokens
     position = jobs.get(turn, POSITION) + skipped
@@ -154,6 +171,12 @@ def seen(jobs, turn, GROUP: gl.constexpr, form: gl.constexpr):
     low, high, full_low, full_high = blocks_of_group(
         position, jobs.get(turn, QUERIES) - skipped, length, prefix, before, after, jobs.get(turn, LOW), jobs.get(turn, HIGH), form
     )
+    if form.documents:
+        of_tile = jobs.get(turn, TOKEN) // form.all_tokens
+        tiles = (gl.cast(rows.get(11), gl.int32) + form.all_tokens - 1) // form.all_tokens
+        p_span = rows.integers(10) + (jobs.get(turn, BATCH) * tiles + of_tile) * SPAN(form.tile.groups) + 2 + 2 * GROUP
+        full_high = gl.maximum(gl.minimum(full_high, gl.load(p_span + 1)), low)
+        full_low = gl.maximum(gl.minimum(gl.maximum(full_low, gl.load(p_span)), full_high), low)
     b_position = position + gl.arange(0, 64, layout=gl.SliceLayout(1, products(form.tile.keys))) // form.pack
     return b_position - before, last_seen(b_position, length, prefix, after, form), low, high, full_low, full_high
 
@@ -180,8 +203,10 @@ def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.c
     """(greatest score, sum of weights, weighted sum, next step) of the rows over the blocks they see: those from the last one down to
     full high are masked, and those below full low."""
     MASKED: gl.constexpr = form.before or form.after or form.prefix  # else the last block alone, behind whose keys there are none
-    b_first, b_last, low, high, full_low, full_high = seen(jobs, turn, GROUP, form)
+    b_first, b_last, low, high, full_low, full_high = seen(rows, jobs, turn, GROUP, form)
     tree = nodes(rows, jobs, turn, b_first, form)  # which has no `before`, so that the rows' first keys are their positions
+    if form.documents:
+        tree = own(rows, jobs, turn, GROUP, form)
     step = skip(keys, values, step, jobs.get(turn, HIGH) - high)
     q = mine.wait(turn)
     b_q = q.reshape([64, form.width])
@@ -233,8 +258,10 @@ def carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form:
     o_d = gl.arange(0, form.width, layout=gl.SliceLayout(0, k_layout))
     o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, v_layout))
     b_base = gl.convert_layout(gl.where(b_m == float("-inf"), 0.0, b_m) * scale, gl.SliceLayout(1, v_layout))
-    b_first, b_last, low, high, _, _ = seen(jobs, turn, GROUP, form)
+    b_first, b_last, low, high, _, _ = seen(rows, jobs, turn, GROUP, form)
     tree = nodes(rows, jobs, turn, b_first, form)
+    if form.documents:
+        tree = own(rows, jobs, turn, GROUP, form)
     b_first = gl.convert_layout(b_first, gl.SliceLayout(1, v_layout))
     b_last = gl.convert_layout(b_last, gl.SliceLayout(1, v_layout))
     if form.page is None:
@@ -260,6 +287,8 @@ def carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form:
         if form.tree:
             b_node = gl.convert_layout(tree[2], gl.SliceLayout(1, v_layout)) + (n - tree[0])
             b_seen = b_seen & (gl.load(tree[1] + b_node, mask=b_seen & (n >= tree[0]), other=1) != 0)
+        if form.documents:
+            b_seen = b_seen & (gl.convert_layout(tree[2], gl.SliceLayout(1, v_layout)) == gl.load(tree[0] + n))
         b_o += gl.where(b_seen[:, None], b_part, 0.0)
     return b_o
 
@@ -345,7 +374,7 @@ def consume(
     while jobs.get(turn, MORE) != 0:
         b_m, b_l, b_o, step = passed(mine, from_keys, from_values, jobs, turn, rows, step, scale, inner, GROUP, form)
         if form.before:
-            _, _, low, _, _, _ = seen(jobs, turn, GROUP, form)
+            _, _, low, _, _, _ = seen(rows, jobs, turn, GROUP, form)
             step = skip(from_keys, from_values, step, low - jobs.get(turn, LOW))
         finish(b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, scale, inner, GROUP, form)
         if form.tile.turns == 1:

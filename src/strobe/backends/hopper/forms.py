@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from strobe.layouts import Dense, Packed, Paged, Ranged
-from strobe.masks import Prefix, Tree, split
+from strobe.masks import Documents, Prefix, Tree, split
 from strobe.problem import Problem, key_sides
 from strobe.terms import Scaled
 
@@ -68,6 +68,7 @@ class Form:
     divided: bool = False  # keys are cut into parts, which a merge joins
     spread: bool = False  # the heads of a group fill a tile: each warpgroup has `pack` of them, all of the same query
     tree: bool = False  # from the first query's position on, bits say which keys a query sees
+    documents: bool = False  # a query sees keys of its own document; `before` and `after` then, as blocks at both ends are masked
     page: int | None = None  # tokens of a page, a power of two from 8 on, where keys lie in pages
 
     @property
@@ -175,9 +176,11 @@ def form(problem: Problem, divided: bool = False) -> Form:
     call = problem.call
     before, after, rest = split(call.mask)
     prefix, tree = any(isinstance(part, Prefix) for part in rest), is_tree(problem)
+    documents = any(isinstance(part, Documents) for part in rest)
     whole, packed = isinstance(call.keys, Dense), isinstance(call.q, Packed)
-    kind = "full" if before is None and after is None and not prefix else "masked"
-    tile = FOUR if SHORT[kind] > problem.T and padded(problem.D) == 64 else TILES[kind][padded(problem.D)]
+    kind = "full" if before is None and after is None and not prefix and not documents else "masked"
+    few = SHORT[kind] > problem.T and padded(problem.D) == 64 and not documents  # whose masks take registers that four do not have
+    tile = FOUR if few else TILES[kind][padded(problem.D)]
     if padded(problem.V) < padded(problem.D) == 256:
         tile = UNEQUAL
     if divided:
@@ -189,10 +192,11 @@ def form(problem: Problem, divided: bool = False) -> Form:
         tile = replace(tile, registers=(240, 24))  # no spills, where (224, 56) has some; the other way round for dense queries
     return Form(
         D=problem.D, V=problem.V, tile=tile, pack=packable(problem.group),
-        before=before is not None, after=after is not None or tree, prefix=prefix,
-        unseen=not whole or prefix or tree or (before, after) != (None, None),
+        before=before is not None or documents, after=after is not None or tree or documents, prefix=prefix,
+        unseen=not whole or prefix or tree or documents or (before, after) != (None, None),
         cap="no" if call.cap is None else "fast" if problem.dtype == "bfloat16" else "exact",
-        packed=packed, divided=divided, spread=divided and problem.group > ROWS, tree=tree, page=page,
+        packed=packed, divided=divided, spread=divided and problem.group > ROWS, tree=tree, documents=documents,
+        page=page,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from strobe.backends.hopper.jobs import (
 )  # fmt: skip
 from strobe.backends.hopper.merge import join
 from strobe.backends.hopper.paging import pages_of, send_block
-from strobe.backends.hopper.schedule import blocks_of_tile, list_tiles, part_of, tile_of
+from strobe.backends.hopper.schedule import SPAN, blocks_of_tile, list_tiles, part_of, span_documents, tile_of
 from strobe.backends.hopper.starting import aligned_to, kept, start
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
@@ -40,7 +40,7 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}  # Triton 3.10 will not fus
 @gluon.jit
 def produce(
     q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts, first,
-    prefix, prefixes, table, table_step, pages, listed, count, before, after, parts, form: gl.constexpr,
+    prefix, prefixes, spans, table, table_step, pages, listed, count, before, after, parts, form: gl.constexpr,
 ):  # fmt: skip
     """One warp: takes tiles until there are none."""
     if form.divided:
@@ -96,6 +96,12 @@ def produce(
         position += done
         k_head = head // group
         low, high = blocks_of_tile(position, length_q - done, length, reach, before, after, form)
+        if form.documents:
+            p_span = spans + (sequence * tiles + tile) * SPAN(form.tile.groups)
+            low = gl.maximum(low, gl.load(p_span))
+            high = gl.minimum(high, gl.load(p_span + 1))
+            low = gl.maximum(gl.minimum(low, high - 1), 0)
+            high = gl.maximum(high, low + 1)
         row = (batch * T + token) * H + head
         heads = H
         if form.divided:
@@ -159,15 +165,17 @@ def produce(
 ])  # fmt: skip
 def attend(
     q, k, v, o, out, lse, sink, k_data, k_strides, v_data, v_strides, counter, T, S, H, units, section, units_of, group, offsets, starts,
-    lengths, firsts, first, prefix, prefixes, tree, tree_step, table, table_step, pages, listed, count, before, after, parts, scale, inner,
-    form: gl.constexpr,
+    lengths, firsts, first, prefix, prefixes, tree, tree_step, q_documents, k_documents, spans, table, table_step, pages, listed, count,
+    before, after, parts, scale, inner, form: gl.constexpr,
 ):  # fmt: skip
     """Tiles of queries, taken by programs one after another."""
     queries = channel(q, form.tokens, form.width, form.tile.turns, form.tile.groups, 1)
     keys = channel(k, form.tile.keys, form.width, form.tile.slots, 1, form.tile.groups)
     values = channel(v, form.tile.keys, form.value_width, form.tile.slots, 1, form.tile.groups)
     jobs = board(form.tile.groups)
-    rows = addresses(k_data, k_strides, v_data, v_strides, tree, tree_step, table, table_step, pages, S, form)
+    rows = addresses(
+        k_data, k_strides, v_data, v_strides, tree, tree_step, q_documents, k_documents, spans, table, table_step, pages, T, S, form
+    )  # fmt: skip
     fence_async_shared()
     if form.tile.groups == 2:
         gl.warp_specialize([
@@ -175,7 +183,7 @@ def attend(
             (consume, (1, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
-                first, prefix, prefixes, table, table_step, pages, listed, count, before, after, parts, form,
+                first, prefix, prefixes, spans, table, table_step, pages, listed, count, before, after, parts, form,
             )),
         ], [4, 1], form.tile.registers)  # fmt: skip
     elif form.tile.groups == 3:
@@ -185,7 +193,7 @@ def attend(
             (consume, (2, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
-                first, prefix, prefixes, table, table_step, pages, listed, count, before, after, parts, form,
+                first, prefix, prefixes, spans, table, table_step, pages, listed, count, before, after, parts, form,
             )),
         ], [4, 4, 1], form.tile.registers)  # fmt: skip
     else:
@@ -196,7 +204,7 @@ def attend(
             (consume, (3, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
-                first, prefix, prefixes, table, table_step, pages, listed, count, before, after, parts, form,
+                first, prefix, prefixes, spans, table, table_step, pages, listed, count, before, after, parts, form,
             )),
         ], [4, 4, 4, 1], form.tile.registers)  # fmt: skip
 
@@ -219,11 +227,12 @@ def launch(plan: Plan, call: Call) -> State:
         ends = work, work[known.places * form.value_width :], None
     with torch.cuda.device_of(q):
         listed, count, counter, tiles = _tiles(plan, known, q, at.offsets)
+        spans = _spans(plan, known, at)
         args = (
             arguments.boxed(q, q_steps, known.q), arguments.boxed(k, k_steps, known.k), arguments.boxed(v, v_steps, known.v),
             arguments.boxed(out, arguments.steps(out), known.out), *ends,
             *((k, k_steps, v, v_steps) if form.unseen else (None, None, None, None)),
-            counter, *arguments.told(plan, at, listed, count),
+            counter, *arguments.told(plan, at, listed, count, spans),
         )  # fmt: skip
         key = (plan, q.get_device(), k_steps, v_steps, *aligned_to(sink, *at))
         start(attend, min(tiles * parts, plan.machine.units), args, {"form": form, **OPTIONS, "launch_pdl": form.divided}, key)
@@ -254,3 +263,16 @@ def _tiles(plan: Plan, known: arguments.Fixed, q: Tensor, offsets: Any) -> tuple
     key = (plan, q.get_device(), *aligned_to(offsets))
     start(list_tiles, problem.B, (offsets, listed, count, counter, problem.B), named, key)
     return listed, count, counter, most * known.units
+
+
+def _spans(plan: Plan, known: arguments.Fixed, at: arguments.Where) -> Tensor | None:
+    """Which blocks of keys each tile's documents have, of documents."""
+    problem, form = plan.problem, known.form
+    assert isinstance(problem, Problem)
+    if at.q_documents is None or at.k_documents is None:
+        return None
+    tiles = -(-problem.T // form.all_tokens)
+    spans = at.q_documents.new_empty(problem.B * tiles * SPAN(form.tile.groups))
+    key = (plan, at.q_documents.get_device(), *aligned_to(at.q_documents, at.k_documents))
+    start(span_documents, problem.B * tiles, (at.q_documents, at.k_documents, spans, problem.T, problem.S), {"form": form, **OPTIONS}, key)
+    return spans

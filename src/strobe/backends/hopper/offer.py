@@ -8,7 +8,7 @@ from strobe.backends.hopper.forms import PAGES, ROWS, WIDEST, form, is_tree, pac
 from strobe.backends.hopper.predicting import divided_us
 from strobe.layouts import Packed, Paged
 from strobe.machine import Machine
-from strobe.masks import Prefix, split
+from strobe.masks import Documents, Prefix, split
 from strobe.problem import Problem, key_sides
 
 OLDEST, NEWEST = (3, 6), (3, 9)  # whose names `compat.py` knows
@@ -107,9 +107,13 @@ def _terms(problem: Problem, count: int) -> list[str]:
     if is_tree(problem):
         no += ["a Tree alone is taken where keys are cut into parts; these are not"] if count == 1 else []
     else:
-        no += [f"masks are Full, Causal, Window and Prefix; got {type(part).__name__}" for part in rest if not isinstance(part, Prefix)]
-    if sum(isinstance(part, Prefix) for part in rest) > 1:
-        no.append("one Prefix a mask")
+        wrong = [type(part).__name__ for part in rest if not isinstance(part, Prefix | Documents)]
+        no += [f"masks are Full, Causal, Window, Prefix and Documents; got {name}" for name in wrong]
+    kinds = [type(part) for part in rest if isinstance(part, Prefix | Documents)]
+    if len(kinds) > 1:
+        no.append(f"one Prefix or one Documents a mask; got {' and '.join(kind.__name__ for kind in kinds)}")
+    if Documents in kinds and (isinstance(call.keys, Paged) or isinstance(call.q, Packed)):
+        no.append("Documents of queries and keys that lie apart from pages and are not packed")
     no += [f"no {name} here" for name in ("bias", "alibi", "dropout") if getattr(call, name) is not None]
     if problem.scale <= 0 and call.cap is None:
         no.append(f"the greatest score is that of the greatest product, so the scale is above 0; got {problem.scale}")

@@ -129,3 +129,61 @@ def stream_begins(
     i_b = gl.minimum(gl.sum((gl.associative_scan(o_tiles, 0, add) <= u).to(gl.int32), 0), B - 1)
     tiles_before = gl.sum(gl.where(o_b < i_b, o_tiles, 0), 0)
     return i_b, u - tiles_before, count, total, tiles_before
+
+
+@gluon.constexpr_function
+def SPAN(groups):  # noqa: N802 — a number of the device's
+    """Numbers that `span_documents` writes of a tile."""
+    return 2 + 2 * groups
+
+
+@gluon.jit(do_not_specialize=["T", "S"])
+def span_documents(q_documents, k_documents, spans, T, S, form: gl.constexpr):
+    """Writes, of each tile of queries of each sequence, (low, high): no block of keys outside low … high − 1 has a key of their documents;
+    and for each warpgroup (full low, full high): all its queries and all keys of blocks full low … full high − 1 are of one document. One
+    program a tile. Documents may come in any order; those of tiles and blocks are told apart by the least and the greatest."""
+    AT_ONCE: gl.constexpr = 32  # blocks
+    GROUPS: gl.constexpr = form.tile.groups
+    layout: gl.constexpr = gl.BlockedLayout([1, 4], [1, 32], [4, 1], [1, 0])
+    BLOCK: gl.constexpr = gl.SliceLayout(1, layout)
+    tiles = (T + form.all_tokens - 1) // form.all_tokens
+    sequence = gl.program_id(0) // tiles
+    tile = gl.program_id(0) % tiles
+    blocks = (S + form.tile.keys - 1) // form.tile.keys
+    p_span = spans + gl.program_id(0) * SPAN(GROUPS)
+    p_keys = k_documents + gl.cast(sequence, gl.int64) * S
+    p_queries = q_documents + gl.cast(sequence, gl.int64) * T
+    o_row = gl.arange(0, 64, layout=gl.BlockedLayout([1], [32], [4], [0])) // form.pack
+    low_tile = blocks
+    high_tile = 0
+    for group in gl.static_range(GROUPS):
+        # rows behind the last query are nobody's: of its document, as far as this goes
+        b_mine = gl.load(p_queries + gl.minimum(tile * form.all_tokens + group * form.next_tokens + o_row, T - 1))
+        least, greatest = gl.min(b_mine, 0), gl.max(b_mine, 0)
+        full_high = 0
+        for at in range(0, blocks, AT_ONCE):
+            o_block = at + gl.arange(0, AT_ONCE, layout=BLOCK)
+            low, high = ends_of(p_keys, o_block, S, layout, form)
+            b_there = (o_block < blocks) & (low <= greatest) & (high >= least)
+            low_tile = gl.minimum(low_tile, gl.min(gl.where(b_there, o_block, blocks), 0))
+            high_tile = gl.maximum(high_tile, gl.max(gl.where(b_there, o_block + 1, 0), 0))
+            b_full = b_there & (low == high) & (least == greatest)
+            full_high = gl.maximum(full_high, gl.max(gl.where(b_full, o_block + 1, 0), 0))
+        full_low = 0
+        for at in range(0, full_high, AT_ONCE):  # the run of full blocks that ends there
+            o_block = at + gl.arange(0, AT_ONCE, layout=BLOCK)
+            low, high = ends_of(p_keys, o_block, S, layout, form)
+            b_full = (low == high) & (low == greatest) & (least == greatest)
+            full_low = gl.maximum(full_low, gl.max(gl.where((o_block < full_high) & (b_full == 0), o_block + 1, 0), 0))
+        gl.store(p_span + 2 + 2 * group, full_low)
+        gl.store(p_span + 3 + 2 * group, full_high)
+    gl.store(p_span, gl.minimum(low_tile, gl.maximum(high_tile - 1, 0)))
+    gl.store(p_span + 1, gl.maximum(high_tile, 1))
+
+
+@gluon.jit
+def ends_of(p_keys, o_block, S, layout: gl.constexpr, form: gl.constexpr):
+    """(least, greatest) document of the keys of blocks."""
+    o_key = o_block[:, None] * form.tile.keys + gl.arange(0, form.tile.keys, layout=gl.SliceLayout(0, layout))[None, :]
+    b_its = gl.load(p_keys + gl.minimum(o_key, S - 1))
+    return gl.min(b_its, 1), gl.max(b_its, 1)
