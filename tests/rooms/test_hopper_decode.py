@@ -22,6 +22,7 @@ pytest.importorskip("triton", reason="this machine has no Triton")
 from strobe import Causal, Dense, Dropout, Packed, Paged, Prefix, Scaled, Tree, Window
 from strobe.answers import Offer, Refusal
 from strobe.backends.hopper import decode, decoding, narrow, parts, predicting
+from strobe.backends.hopper import merge as merging
 from strobe.backends.hopper.products import column_of, turned
 from strobe.layouts import Dense as Keys
 from strobe.layouts import PackedKeys
@@ -32,7 +33,7 @@ from triton.experimental.gluon import language as gl
 from ..contract.cases import CASES, LIFE, Case, build
 from ..contract.poison import poison_unseen
 from ..contract.tolerance import error
-from .gluon_by_hand import Copies, Language, Shared, Value, by_hand
+from .gluon_by_hand import ByHand, Copies, Language, Shared, Value, by_hand
 from .hopper_decode_run import FORMS, SMALL, decoded, errors, offered, problem_of, ragged, ragged_errors, taken, truth
 from .hopper_decode_run import by_hand as by_hand_kernels
 from .own_bits import same
@@ -160,10 +161,13 @@ SHORT = {"S": 256, "B": 256, "H": 16, "G": 2}
 @pytest.mark.parametrize(
     ("asked", "tile"),
     [
-        (problem(**SHORT), (64, 3, 2)),
-        (problem(**SHORT, page=16), (64, 3, 2)),
-        (problem(**SHORT | {"S": 1024, "B": 67}), (64, 3, 2)),  # 134 programs
-        (problem(**SHORT | {"S": 65536}, mask=Causal() & Window(before=999)), (64, 3, 2)),
+        (problem(**SHORT), (128, 1, 2)),
+        (problem(**SHORT, page=16), (128, 1, 2)),
+        (problem(**SHORT | {"S": 1024, "B": 67}), (128, 1, 2)),  # 134 programs
+        (problem(**SHORT | {"S": 65536}, mask=Causal() & Window(before=999)), (128, 1, 2)),
+        (problem(**SHORT, T=2), (64, 3, 2)),  # 16 rows
+        (problem(S=1024), (64, 4, 1)),
+        (problem(S=1024, B=3), (128, 2, 1)),  # 24 heads, of which each has 5 parts
         (problem(**SHORT | {"B": 66}), (128, 2, 1)),  # one wave
         (problem(**SHORT | {"S": 1025}), (128, 2, 1)),
         (problem(**SHORT, T=3), (64, 4, 1)),  # 24 rows
@@ -176,7 +180,7 @@ SHORT = {"S": 256, "B": 256, "H": 16, "G": 2}
 def test_many_short_sequences_share_a_multiprocessor(asked: Problem, tile: tuple[int, int, int]) -> None:
     how = decoding.chosen(asked, H200)
     assert (how.keys, how.stages, how.held) == tile
-    if tile == decoding.SHORT_TILE:
+    if tile in decoding.SHORT_TILES.values():
         assert (how.split, how.parts, how.slots(asked.B)) == ("fixed" if asked.invariant else "even", 1, 0)
         assert how.held * (how.stages * how.keys * 2 * 128 * 2 + how.rows * 128 * 2 + how.rows * how.keys * 2 + 2048) <= 228 << 10
 
@@ -313,17 +317,18 @@ def test_who_takes_which_fixed_parts(asked: Problem, parts: int, shares: int, wh
     assert (how.split, how.parts, how.shares, how.whole) == ("fixed", parts, shares, whole)
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_fixed_parts_are_all_tiles_once_and_cut_where_every_sequence_is_cut(whole: bool) -> None:
+@pytest.mark.parametrize("whole", [0, 1024, 2048])
+def test_fixed_parts_are_all_tiles_once_and_cut_where_every_sequence_is_cut(whole: int) -> None:
     cut, part_at, part_end = map(arithmetic, ("cut", "part_at", "part_end"))
     for n in range(0, 140_000, 13):
         assert cut(part_at(n, whole), whole) <= n < cut(part_at(n, whole) + 1, whole) and cut(part_at(n, whole), whole) % 128 == 0
-        assert part_at(n // 1024 * 1024 - 1, whole) < part_at(n // 1024 * 1024, whole) or n < 1024  # a stretch is whole parts
+        begins = n // (whole or 1024) * (whole or 1024)  # a stretch is whole parts
+        assert part_at(begins - 1, whole) < part_at(begins, whole) or not begins
     for batch in BATCHES:
         BN = batch[-1]
         for low, high, tiles in (span for of_rows in spans(batch) for span in of_rows):
             count = FIXED_CUT(low, high, tiles, 0, 1, BN, whole)[0]
-            assert count <= (decoding.tiles(max(batch[0] + [1]), 1024) if whole else decoding._fixed_parts(max(batch[0])))
+            assert count <= (decoding.tiles(max(batch[0] + [1]), whole) if whole else decoding._fixed_parts(max(batch[0])))
             for shares in {1, 2, count, count + 3}:
                 taken_tiles, next_part = [], part_at(low, whole)
                 for i in range(shares):
@@ -394,7 +399,7 @@ def test_a_stream_of_equal_lengths_run_by_hand() -> None:
 def test_many_short_sequences_run_by_hand(keys: str) -> None:
     lengths = (400, 0, 1, 64, 65, 191, 193) if keys != "dense" else ()
     call = build(Case("short", 7, 2, 400, 8, 2, 128, keys=keys, mask=Causal(), lengths=lengths), "bfloat16")
-    assert decoding.chosen(problem_of(call), SMALL)[1:5] == (64, 3, 4, 2)
+    assert decoding.chosen(problem_of(call), SMALL)[1:5] == (128, 1, 4, 2)
     true = truth(call)
     poison_unseen(call, problem_of(call))
     found = decoded(call)
@@ -468,15 +473,44 @@ def test_a_sequences_bits_are_its_own(mask: Any) -> None:
     assert seen == {False, True}
 
 
+@pytest.mark.parametrize("S", [3000, 8192, 20000, 70000])
+@pytest.mark.parametrize("BM", [16, 64])
+def test_parts_are_added_up_stretch_by_stretch(S: int, BM: int) -> None:
+    """However many there are, the merge adds them as a program that has whole stretches does."""
+    count, width, stretch = decoding._fixed_parts(S), 32, 2048 if BM == 64 else 1024
+    sums, tops, of_weights = torch.randn(count, width), torch.randn(count) * 5, torch.rand(count) + 0.1
+    work, out, lse = torch.cat((sums.flatten(), tops, of_weights)), torch.empty(width), torch.empty(1)
+    add = by_hand(merging.added, Language(0, 1, 1))
+
+    def added(whole: Any, top: torch.Tensor, weight: torch.Tensor, part: torch.Tensor) -> Any:
+        return add(*whole, Value(top.expand(width).clone()), Value(weight.expand(width).clone()), Value(part))
+
+    def nothing() -> Any:
+        return Value(torch.full((width,), -3.0e38)), Value(torch.zeros(width)), Value(torch.zeros(width))  # as the kernel's: exp2's bits follow the shape
+
+    cut, known, own = arithmetic("cut"), nothing(), nothing()
+    for i in range(count):
+        own = added(own, tops[i], of_weights[i], sums[i])
+        if i + 1 == count or cut(i + 1, 0) % stretch == 0:
+            known, own = added(known, own[0].x, own[1].x, own[2].x), nothing()
+    many = count > 32
+    ByHand(merging.add_parts)[(1,)](
+        work, out, lse, None, None, None, None, 1, 1, 1, S, count, count, None, None, None, TREE=False, GROUP=1, V=width, BV=width, BM=BM,
+        BN=64, WHOLE=False, MANY=many, COLUMNS=width, AT_ONCE=16 if many else count, FAR=parts.FAR, num_warps=1,
+    )  # fmt: skip
+    assert torch.equal(out, known[2].x / known[1].x)
+
+
+@pytest.mark.parametrize(("H", "S"), [(4, 2700), (40, 4500)])
 @pytest.mark.parametrize("shares", [1, 2, 3, 16])
 @pytest.mark.parametrize("whole", [False, True])
-def test_how_parts_are_shared_does_not_show_in_the_bits(shares: int, whole: bool) -> None:
-    q, (k, v) = own_case(2700, 3, 4, 1)
+def test_how_parts_are_shared_does_not_show_in_the_bits(shares: int, whole: bool, H: int, S: int) -> None:
+    q, (k, v) = own_case(S, 3, H, 1)
     call = Call(q[None], Keys(k[None], v[None]), Causal())
     known = decoded(call, invariant=True)
     problem = problem_of(call, invariant=True)
     how = decoding.chosen(problem, SMALL)
-    parts_there = 3 if whole else decoding._fixed_parts(2700)
+    parts_there = 3 if whole else decoding._fixed_parts(S)
     other = how._replace(whole=whole, parts=parts_there, shares=min(shares, parts_there))
     decode._kept.cache_clear()
     with patch.object(decoding, "chosen", lambda *_: other):

@@ -95,7 +95,7 @@ def test_many_short_sequences(T: int, S: int, keys: str) -> None:
     lengths = tuple(int(n) for n in torch.randint(0, S + 1, (150,))) if keys != "dense" else ()
     call = build(Case("short", 150, T, S, 8, 2, 128, keys=keys, mask=Causal(), lengths=lengths), "bfloat16")
     how = decoding.chosen(problem_of(call), H200)
-    assert (how.keys, how.stages, how.held) == decoding.SHORT_TILE
+    assert (how.keys, how.stages, how.held) == decoding.SHORT_TILES[how.rows]
     true, (plain_out, _) = truth(call), plain(call, problem_of(call))
     poison_unseen(call, problem_of(call))
     state = decoded(call)
@@ -241,10 +241,12 @@ def test_a_sequences_bits_are_its_own(scaled: str) -> None:
         assert torch.equal(found.out[1:], whole.out) and torch.equal(found.lse[1:], whole.lse)
 
 
+@pytest.mark.parametrize(("n", "H", "batches"), [(4800, 8, 100), (40_000, 8, 20), (40_000, 80, 10), (40_000, 256, 10)])
 @pytest.mark.parametrize("mask", [Causal(), Causal() & Window(before=1000)], ids=str)
-def test_two_hundred_batches_do_not_show(mask: Mask) -> None:
-    q, k, v = (torch.randn(n, heads, 128, device="cuda", dtype=torch.bfloat16) for n, heads in ((150, 8), (4800, 2), (4800, 2)))
-    own_bits.same(lambda call: decode.launch(planned(call, True), call), q, (k, v), mask, 100, 9000, (1, 16, 64, 100, 256))
+def test_hundreds_of_batches_do_not_show(mask: Mask, n: int, H: int, batches: int) -> None:
+    """Of a short sequence and of long ones, which have more parts than a merge adds at once; of 4, 40 and 128 heads a key head."""
+    q, k, v = (torch.randn(length, heads, 128, device="cuda", dtype=torch.bfloat16) for length, heads in ((150, H), (n, 2), (n, 2)))
+    own_bits.same(lambda call: decode.launch(planned(call, True), call), q, (k, v), mask, batches, 2 * n, (1, 16, 64, 100, 256))
 
 
 def test_the_desk_knows_how_many_units_there_are() -> None:

@@ -27,7 +27,7 @@ from triton.runtime import driver
 from strobe.backends.hopper import decoding
 from strobe.backends.hopper.merge import add_parts, merge_parts, taken
 from strobe.backends.hopper.parts import (
-    EVEN, FAR, FIXED, STREAM, even, fixed, part_at, part_end, parts_of, sequence, span, stream_slot,
+    EVEN, FAR, FIXED, STREAM, even, fixed, part_at, part_end, parts_of, sequence, span, stream_slot, stretch,
 )  # fmt: skip
 from strobe.backends.hopper.products import EIGHT, add_values, asked, column_of, operand_of_queries, products, scores
 from strobe.backends.hopper.schedule import stream_begins
@@ -46,7 +46,7 @@ from strobe.terms import Scaled
 @gluon.jit
 def beginning(
     i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE: gl.constexpr, GROUP: gl.constexpr,
-    BM: gl.constexpr, BN: gl.constexpr, SPLIT: gl.constexpr, WHOLE: gl.constexpr, BATCH: gl.constexpr, FAR: gl.constexpr,
+    BM: gl.constexpr, BN: gl.constexpr, SPLIT: gl.constexpr, STRETCH: gl.constexpr, BATCH: gl.constexpr, FAR: gl.constexpr,
 ):  # fmt: skip
     """(sequence, tiles of it to skip, tiles of this program, first row, keys, position of query 0, low, high, tiles, parts, first part of
     this program; of a stream, all its tiles and those before the sequence) that program i of a lane begins with."""
@@ -64,7 +64,7 @@ def beginning(
         part = i % splits
         parts, skip, count = even(tiles, part, splits)
     elif SPLIT == FIXED:  # the last parts are the longest, and come first
-        parts, part, skip, count = fixed(low, high, tiles, splits - 1 - i % splits, splits, BN, WHOLE)
+        parts, part, skip, count = fixed(low, high, tiles, splits - 1 - i % splits, splits, BN, STRETCH)
     return i_b, skip, count, start, length, at, low, high, tiles, parts, part, total, tiles_before
 
 
@@ -145,8 +145,8 @@ def attend(
     i_g, i_m = lane % G, lane // G
     programs = gl.num_programs(0) // lanes
     i_b, skip, count, start, length, at, low, high, tiles, parts, part, total, tiles_before = beginning(
-        i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE, GROUP, BM, BN, SPLIT, WHOLE, BATCH,
-        FAR,
+        i, i_m, programs, p_lengths, p_starts, p_firsts, first, B, T, S, splits, before, after, TREE, GROUP, BM, BN, SPLIT,
+        stretch(BM) if WHOLE else 0, BATCH, FAR,
     )  # fmt: skip
 
     if count > 0:
@@ -156,8 +156,8 @@ def attend(
         n = (low // BN + skip) * BN
         in_sequence = tiles - skip
         if SPLIT == FIXED:
-            part = part_at(n, False)
-            in_sequence = part_end(part, low, tiles, BN, False) - skip
+            part = part_at(n, 0)
+            in_sequence = part_end(part, low, tiles, BN, 0) - skip
         if SPLIT != STREAM:
             copy_queries(q_tiles.index(0), p_q, i_b, i_g, i_m, rows, rows > 0, sq_b, sq_t, sq_h, GROUP, D, LOAD_Q, ALIGNED)
         l_b, l_n, l_start, l_low, l_high, l_tiles, l_new, l_slot, to_send = i_b, n, start, low, high, in_sequence, i * 0 + 1, i * 0, count
@@ -224,7 +224,7 @@ def attend(
                             (i_b * lanes + lane) * cuts, i_b, i_g, i_m, parts, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows,
                             GROUP, V, WHOLE, S_LAYOUT,
                         )  # fmt: skip
-                        in_sequence = part_end(part + 1, low, tiles, BN, False) - part_end(part, low, tiles, BN, False)
+                        in_sequence = part_end(part + 1, low, tiles, BN, 0) - part_end(part, low, tiles, BN, 0)
                         part += 1
                     else:
                         first_program, parts = parts_of(tiles_before, tiles, total, programs)
@@ -364,7 +364,9 @@ def _kept(plan: Plan, device: int, lie: tuple[tuple[int, ...] | None, ...]) -> K
     fixed = how.split == "fixed"
     merge_constants = taken(how.parts, problem.B * problem.G * rows, decoding.padded(problem.V), how.split == "stream")
     if fixed:
-        merge_constants |= {"WHOLE": how.whole, "AT_ONCE": 4 * decoding.tiles(min(32, how.parts), 4)}
+        many = how.parts > 32
+        at_once = min(32, 1024 // merge_constants["COLUMNS"]) if many else 4 * decoding.tiles(how.parts, 4)
+        merge_constants |= {"WHOLE": how.whole, "MANY": many, "AT_ONCE": at_once}
     else:
         merge_constants |= {"LEAST": 2, **cuts}
     merge_constants |= common | {"TREE": tree is not None}

@@ -28,7 +28,7 @@ MOST_QUERIES = 256  # of a sequence; more are a prompt's, and another kernel's
 LONGEST = 2**26  # of products of tiles and programs, which stay below 2³¹
 SHORT = 1024  # keys: a sequence this long is over before a stream's additional parts pay (H200: 33 to 42 % slower on such batches)
 MOST_SEQUENCES = 4096  # whose lengths a program of a stream adds up in registers
-STRETCH, FINE = 1024, 8192  # keys whose parts are added up first; keys up to which parts are shorter than that
+FINE = 8192  # keys up to which parts are shorter than a stretch, whose parts are added up first
 UNEVEN = 1.15  # times an equal share of the keys, that a program may have of stretches
 FULL = 0.9  # of the chip, that an even grid of equal lengths has to use
 # Narrow numbers: their name in the kernel, and how many lie in 16 bits.
@@ -45,8 +45,10 @@ TILES = {
     128: {64: (128, 4, 1), 128: (128, 2, 1), 256: (64, 2, 1)},
 }
 STREAM_TILES = {64: (128, 4, 1), 128: (64, 2, 1)}  # of 128 rows, whose queries of several sequences lie in shared memory too
-# of 16 rows, width 128, where short sequences are more than one wave: a program of two tiles of 128 has nothing in flight while it ends
-SHORT_TILE = (64, 3, 2)
+# Of sequences of at most SHORT keys, width 128, by rows, where they are more than one wave: with two programs on a multiprocessor, one
+# loads while another ends. And of so few heads that they are cut in more parts than 8: twice as many of half the keys.
+SHORT_TILES = {8: (128, 1, 2), 16: (64, 3, 2)}
+FINE_TILE = (64, 4, 1)  # H200, 1,024 keys: 4.63 µs, and 4.75 with tiles of 128 keys
 # At fixed cuts, by rows and width: as many keys as those of short sequences, for the bits depend on them; of 128 rows, width 128, a
 # thread spills with 128 keys, and of width 256 with 64.
 FIXED_TILES = {(16, 128): (64, 4, 1), (128, 128): (64, 4, 1), (32, 256): (32, 4, 1), (128, 256): (32, 4, 1)}
@@ -54,6 +56,9 @@ FIXED_TILES = {(16, 128): (64, 4, 1), (128, 128): (64, 4, 1), (32, 256): (32, 4,
 # (H200, 64k: 37.6 µs with 16 rows, 38.6 to 41.1 with 8), not where a unit of int4 numbers is too few for four warps, and not at fixed
 # cuts, where a prompt's tiles would be twice as many.
 EIGHT = {(1, 64), (1, 128), (1, 256), (4, 128), (4, 256)}
+# Of int4 numbers, where two programs a multiprocessor are one or two for each head of a sequence: more in flight, and less to merge
+# (H200, µs beside those of four programs: 16 sequences of 8k 47.9 and 53.9, 32 of 4k 45.7 and 52.7; one of 64k 32.7 and 26.9).
+FEW_PARTS = (128, 4, 2)
 NARROW_TILES = {  # by numbers in 16 bits; some programs a multiprocessor, so that one converts numbers while another waits for loads
     (8, 4): {128: (128, 2, 4), 256: (64, 4, 2)},
     (16, 2): {64: (128, 4, 2), 128: (128, 2, 2), 256: (64, 2, 2)},
@@ -138,8 +143,11 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     tile = NARROW_TILES[rows, each][width] if each > 1 else TILES[rows][width]
     if problem.invariant and each == 1:
         tile = FIXED_TILES.get((rows, width), tile)
-    if each == 1 and rows <= 16 and width == 128 and (problem.invariant or reach(problem, rows) <= SHORT):
-        tile = SHORT_TILE if problem.B * problem.G * tiles(packed, rows) > machine.units else tile
+    heads = problem.B * problem.G * tiles(packed, rows)
+    if each == 1 and width == 128 and (problem.invariant or reach(problem, rows) <= SHORT):
+        tile = SHORT_TILES.get(rows, tile) if heads > machine.units else FINE_TILE if rows == 8 and 8 * heads <= machine.units else tile
+    if (rows, each, width) == (8, 4, 128) and heads <= 2 * machine.units < 3 * heads:
+        tile = FEW_PARTS
     even = _split(problem, machine, rows, tile, "even")
     if problem.invariant:
         return _fixed(problem, even)
@@ -170,18 +178,20 @@ def _fixed(problem: Problem, even: Chosen) -> Chosen:
     """Cuts at fixed keys, shared by as many programs as an even split has. Where those have stretches to themselves, about, and registers
     for a second sum, a program adds up a stretch's parts itself: fewer are stored. Of sequences whose lengths are on the device, a
     program has four stretches at most, or one long sequence would be one program's."""
-    seen, width = reach(problem, even.rows), padded(problem.V)
-    stretches = min(tiles(problem.S, STRETCH), seen // STRETCH + 2)
+    seen, width, dense = reach(problem, even.rows), padded(problem.V), isinstance(problem.call.keys, Dense)
+    wide = even.rows >= 64
+    stretch = 2048 if wide else 1024  # as `parts.stretch`
+    stretches = min(tiles(problem.S, stretch), seen // stretch + 2)
     most = min(_fixed_parts(problem.S), seen // 128 + 2)
     shares = min(even.parts, most)
-    if even.rows >= 64:  # whose parts take longer than a program's beginning: many small programs fill the chip best
-        shares, whole = most, False
-    elif isinstance(problem.call.keys, Dense) or problem.B == 1:
-        each = min(seen, tiles(stretches, shares) * STRETCH) * shares
-        whole = isinstance(problem.call.keys, Dense) and (problem.S > FINE or each <= UNEVEN * seen)
+    if dense or problem.B == 1 or wide:
+        each = min(seen, tiles(stretches, shares) * stretch) * shares
+        whole = dense and (problem.S > FINE and not wide or each <= UNEVEN * seen)
     else:
         whole, shares = even.parts == 1, max(shares, tiles(stretches, 4))
-    whole = whole and even.rows * width <= 16 * 32 * even.warps and not problem.scaled
+    whole = whole and even.rows * width <= 64 * 32 * even.warps // (1 if wide else 4) and not problem.scaled
+    if wide and not whole:  # a part takes longer than a program's beginning: many small programs fill the chip best
+        shares = most
     parts = stretches if whole else most
     return even._replace(split="fixed", parts=parts, shares=min(shares, parts), whole=whole)
 
@@ -232,7 +242,7 @@ def _predicted(problem: Problem, machine: Machine) -> float:
     keys = problem.B * how.lanes * tiles(reach(problem, how.rows), 128)
     return decode_us(
         read_bytes(problem), how.slots(problem.B) > 0, how.programs(problem.B) / (machine.units * how.held), how.rows,
-        how.parts if how.split == "fixed" else 0, keys / machine.units if each == 4 else 0.0,
+        how.parts if how.split == "fixed" else 0, how.whole, keys / machine.units if each == 4 else 0.0,
     )  # fmt: skip
 
 

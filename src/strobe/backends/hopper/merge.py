@@ -15,7 +15,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from strobe.backends.hopper.forms import Form
-from strobe.backends.hopper.parts import EVEN, FAR, STREAM, STRETCH, cut, even, parts_of, parts_within, sequence, span, stream_slot
+from strobe.backends.hopper.parts import EVEN, FAR, STREAM, cut, even, parts_of, parts_within, sequence, span, stream_slot, stretch
 from strobe.backends.hopper.starting import start
 from strobe.problem import Problem
 
@@ -123,26 +123,27 @@ def added(b_m, b_l, b_acc, b_top, b_sum, b_part):
 
 
 @triton.constexpr_function
-def begins(part):
+def begins(part, stretch):
     """Whether a part, of a sequence from its first key on, is the first of a stretch (`parts.cut`)."""
-    return part >= 28 or part in (0, 8, 12, 16, 20, 22, 24, 26)
+    key = part * 1024 - 20480 if part >= 28 else part * 512 - 6144 if part >= 20 else part * 256 - 1024 if part >= 8 else part * 128
+    return key % stretch == 0
 
 
 @triton.jit(do_not_specialize=["B", "G", "T", "S", "cuts", "places", "first", "before", "after"])
 def add_parts(
     p_work, p_out, p_lse, p_lengths, p_starts, p_firsts, p_sinks, B, G, T, S, cuts, places, first, before, after,
     TREE: tl.constexpr, GROUP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    WHOLE: tl.constexpr, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr,
+    WHOLE: tl.constexpr, MANY: tl.constexpr, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr, FAR: tl.constexpr,
 ):  # fmt: skip
     """COLUMNS of a row, from parts at fixed cuts: those of a stretch of keys are added up from the first to the last, then stretches
     are, in the same order whatever the sequence's length and however many programs made them. WHOLE stretches are parts already. Of
-    parts that are read AT_ONCE, those that are not there change nothing."""
+    parts that are read AT_ONCE, those that are not there change nothing; MANY, there may be more than those."""
     rows, held, lanes, lane, i_b, i_r, i_c = mine(G, T, GROUP, BM, BV // COLUMNS)
     i_g = lane % G
     i_m = lane // G
     _, length, at = sequence(i_b, p_lengths, p_starts, p_firsts, first, S, T, FAR)
     low, high, _ = span(length, at, i_m, T, before, after, TREE, GROUP, BM, BN)
-    first_part, parts = parts_within(low, high, WHOLE)
+    first_part, parts = parts_within(low, high, stretch(BM) if WHOLE else 0)
     o_c = i_c * COLUMNS + tl.arange(0, COLUMNS)
     slot = ((i_b * lanes + lane) * cuts).to(tl.int64) * held + i_r
     p_parts = p_work + slot * BV + o_c
@@ -164,13 +165,13 @@ def add_parts(
                 b_sum = tl.load(p_tops + places + at_part, mask=there, other=0.0)
                 b_part = tl.load(p_parts + at_part.to(tl.int64) * BV, mask=there & (o_c >= 0), other=0.0)
                 if not WHOLE:
-                    if before is not None:
-                        new = cut(first_part + i + j, False) % STRETCH == 0  # not a branch, in front of which loads would wait
+                    if before is not None or MANY:
+                        new = cut(first_part + i + j, 0) % stretch(BM) == 0  # not a branch, in front of which loads would wait
                         n_m, n_l, n_acc = added(b_m_all, b_l_all, b_acc_all, b_m, b_l, b_acc)
                         b_m_all, b_l_all = tl.where(new, n_m, b_m_all), tl.where(new, n_l, b_l_all)
                         b_acc_all = tl.where(new, n_acc, b_acc_all)
                         b_m, b_l, b_acc = tl.where(new, LOWEST, b_m), tl.where(new, 0.0, b_l), tl.where(new, 0.0, b_acc)
-                    elif begins(j):  # AT_ONCE is all parts, or as many as 28, behind which each is a stretch
+                    elif begins(j, stretch(BM)):  # from the first key on, all of them at once: which begin a stretch is known
                         b_m_all, b_l_all, b_acc_all = added(b_m_all, b_l_all, b_acc_all, b_m, b_l, b_acc)
                         b_m, b_l, b_acc = b_none, b_zero, b_zero
                 b_m, b_l, b_acc = added(b_m, b_l, b_acc, b_top, b_sum, b_part)

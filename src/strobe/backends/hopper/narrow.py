@@ -95,8 +95,8 @@ def taken_apart(b_units, PTX: gl.constexpr, KIND: gl.constexpr):
 
 @gluon.jit
 def keys_of(tile, LAYOUT: gl.constexpr, KIND: gl.constexpr, OPERAND: gl.constexpr):
-    """Keys of a tile of shared memory as an operand of products that lie so, [BN, BD] as the first one, 0, or [BD, BN] as the second; narrow
-    ones in the order of `queries_for`."""
+    """Keys of a tile of shared memory as an operand of products that lie so, [BN, BD] as the first one, 0, or [BD, BN] as the second;
+    narrow ones in the order of `queries_for`."""
     UNITS: gl.constexpr = gl.DotOperandLayout(OPERAND, LAYOUT, 2)
     if OPERAND == 1:
         tile = tile.permute((1, 0))

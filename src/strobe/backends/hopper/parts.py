@@ -16,7 +16,6 @@ import triton.language as tl
 EVEN = tl.constexpr(0)
 STREAM = tl.constexpr(1)
 FIXED = tl.constexpr(2)
-STRETCH = tl.constexpr(1024)  # keys whose parts are added up before they meet those of others
 FAR = 2**28  # of a window's reach and a query's position: no sequence is longer, and sums of three stay below 2³¹
 
 
@@ -71,11 +70,17 @@ def even(tiles, i, splits):
     return parts, start, tl.where(i < parts, tiles * (i + 1) // parts - start, 0)
 
 
+@triton.constexpr_function
+def stretch(rows):
+    """Keys whose parts are added up before they meet those of others: more of a tile of many rows, whose parts are large."""
+    return 2048 if rows >= 64 else 1024
+
+
 @triton.jit
-def cut(i, WHOLE: tl.constexpr):
+def cut(i, STRETCH: tl.constexpr):
     """The key at which part i begins, of every sequence: parts of 128 keys up to 1,024, of 256 up to 4,096, of 512 up to 8,192, then of
-    1,024. The WHOLE ones are stretches of 1,024 keys, some parts each."""
-    if WHOLE:
+    1,024; or, not 0, stretches of so many keys, some parts each."""
+    if STRETCH > 0:
         key = i * STRETCH
     else:
         late = tl.where(i < 28, i * 512 - 6144, i * 1024 - 20480)
@@ -84,9 +89,9 @@ def cut(i, WHOLE: tl.constexpr):
 
 
 @triton.jit
-def part_at(n, WHOLE: tl.constexpr):
+def part_at(n, STRETCH: tl.constexpr):
     """The part, or the stretch, that holds key n."""
-    if WHOLE:
+    if STRETCH > 0:
         part = n // STRETCH
     else:
         late = tl.where(n < 8192, (n + 6144) // 512, (n + 20480) // 1024)
@@ -95,31 +100,31 @@ def part_at(n, WHOLE: tl.constexpr):
 
 
 @triton.jit
-def parts_within(low, high, WHOLE: tl.constexpr):
+def parts_within(low, high, STRETCH: tl.constexpr):
     """(first, count) of the parts that hold keys between low and high."""
-    first = part_at(low, WHOLE)
-    return first, part_at(tl.maximum(high - 1, low), WHOLE) - first + 1
+    first = part_at(low, STRETCH)
+    return first, part_at(tl.maximum(high - 1, low), STRETCH) - first + 1
 
 
 @triton.jit
-def part_end(part, low, tiles, BN: tl.constexpr, WHOLE: tl.constexpr):
+def part_end(part, low, tiles, BN: tl.constexpr, STRETCH: tl.constexpr):
     """The tile behind a part, of a sequence's tiles from the one that holds low."""
-    return tl.minimum(cut(part + 1, WHOLE) // BN - low // BN, tiles)
+    return tl.minimum(cut(part + 1, STRETCH) // BN - low // BN, tiles)
 
 
 @triton.jit
-def fixed(low, high, tiles, i, shares, BN: tl.constexpr, WHOLE: tl.constexpr):
+def fixed(low, high, tiles, i, shares, BN: tl.constexpr, STRETCH: tl.constexpr):
     """(parts of the sequence, first part, first tile, tiles) of share i of a sequence's parts: those that begin among an equal share of
     its tiles."""
-    first, parts = parts_within(low, high, WHOLE)
+    first, parts = parts_within(low, high, STRETCH)
     start = low // BN * BN + tiles * i // shares * BN
     stop = low // BN * BN + tiles * (i + 1) // shares * BN
-    from_part = tl.where(i == 0, first, part_at(tl.maximum(start - 1, 0), WHOLE) + 1)
-    to_part = tl.where(i + 1 == shares, first + parts, part_at(tl.maximum(stop - 1, 0), WHOLE) + 1)
+    from_part = tl.where(i == 0, first, part_at(tl.maximum(start - 1, 0), STRETCH) + 1)
+    to_part = tl.where(i + 1 == shares, first + parts, part_at(tl.maximum(stop - 1, 0), STRETCH) + 1)
     from_part = tl.minimum(tl.maximum(from_part, first), first + parts)
     to_part = tl.minimum(tl.maximum(to_part, first), first + parts)
-    skip = tl.maximum(cut(from_part, WHOLE) // BN - low // BN, 0)
-    return parts, from_part, skip, tl.where(to_part > from_part, part_end(to_part - 1, low, tiles, BN, WHOLE) - skip, 0)
+    skip = tl.maximum(cut(from_part, STRETCH) // BN - low // BN, 0)
+    return parts, from_part, skip, tl.where(to_part > from_part, part_end(to_part - 1, low, tiles, BN, STRETCH) - skip, 0)
 
 
 @triton.jit

@@ -17,7 +17,7 @@ SPLIT_US = 1.6  # a split adds: parts are stored, and another kernel merges them
 WAVE_US = 0.6  # a wave of programs after the first one
 WIDE_US, WIDE_FIXED = 2.5, 2.0  # 64 rows of queries or more; and times as long at fixed cuts, in small tiles
 PART_US = 0.03  # a part at a fixed cut, which waits for the one before it when they are added up
-INT4_US = 4.5, 0.8  # a kernel of int4 numbers, and each tile of 128 keys of a multiprocessor: converting takes longer than reading
+INT4_US = 4.6, 0.7  # a kernel of int4 numbers, and each tile of 128 keys of a multiprocessor: converting takes longer than reading
 DIVIDED_US, DIVIDED_FLOPS = 11.8, 652e6  # the prompts' kernel with its keys cut, and the operations that it does in a microsecond
 
 LATENT_US = 14.0, 1.95  # latent attention, and each block of 64 keys with 64 rows of a multiprocessor
@@ -29,7 +29,7 @@ def read_us(count: int) -> float:
     return low_us + (count - low) * (high_us - low_us) / (high - low)
 
 
-def decode_us(count: int, split: bool, waves: float, rows: int, fixed_parts: int, int4_tiles: float) -> float:
+def decode_us(count: int, split: bool, waves: float, rows: int, fixed_parts: int, whole: bool, int4_tiles: float) -> float:
     """Microseconds of decode.
 
     Args:
@@ -38,10 +38,11 @@ def decode_us(count: int, split: bool, waves: float, rows: int, fixed_parts: int
         waves: of programs.
         rows: of a tile.
         fixed_parts: of a sequence, 0 where cuts are not fixed.
+        whole: whether those are whole stretches.
         int4_tiles: tiles of 128 keys of int4 numbers, for each multiprocessor.
     """
     wide = rows >= 64
-    us = read_us(count) * (WIDE_FIXED if wide and fixed_parts else 1.0)
+    us = read_us(count) * (WIDE_FIXED if wide and fixed_parts and not whole else 1.0)
     us += SPLIT_US * split + WAVE_US * max(0.0, waves - 1) + WIDE_US * wide + PART_US * fixed_parts
     return max(us, INT4_US[0] + INT4_US[1] * int4_tiles) if int4_tiles else us
 

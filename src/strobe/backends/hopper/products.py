@@ -1,7 +1,7 @@
 """Products of decode: a tile's scores, and the weighted sums of its values.
 
-    8 rows           keys · queriesᵀ and valuesᵀ · weightsᵀ, for a warp's product (mma.sync) has 16 rows, but 8 columns; warps along the keys
-    16 or 32 rows    queries · keysᵀ and weights · values of single warps, along the keys
+    8 rows           keys · queriesᵀ and valuesᵀ · weightsᵀ of single warps (mma.sync): its products have 16 rows, but 8 columns
+    16 or 32 rows    queries · keysᵀ and weights · values, likewise with warps along the keys
     64 or 128 rows   the same of groups of four warps (wgmma), each with rows of its own
 
 Whichever way, what comes out is [rows, keys] or [rows, columns of values]; turning a product around moves nothing between threads.

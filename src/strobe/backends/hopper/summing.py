@@ -6,7 +6,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from strobe.backends.hopper.narrow import not_finite
-from strobe.backends.hopper.parts import STRETCH, between, part_at
+from strobe.backends.hopper.parts import between, part_at, stretch
 from strobe.backends.hopper.scoring import LOG2_E, visible
 from strobe.backends.hopper.sending import pages_of, row_offsets
 
@@ -171,6 +171,7 @@ def part_ended(
 ):  # fmt: skip
     """The sums of a stretch's parts so far, behind the part that ends before key n; a stretch is stored at its end, and where a program
     does not have WHOLE stretches, a part. `slot` is the sequence's first."""
+    STRETCH: gl.constexpr = stretch(b_acc.shape[0])
     if WHOLE:
         b_m_all, b_l_all, b_acc_all = added(b_m_all, b_l_all, b_acc_all, b_m, b_l, b_acc)
         if (n % STRETCH == 0) | last:
@@ -181,6 +182,6 @@ def part_ended(
             )  # fmt: skip
             b_m_all, b_l_all, b_acc_all = nothing(b_acc, S_LAYOUT)
     else:
-        slot += part - part_at(low, False)
+        slot += part - part_at(low, 0)
         finish(b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows, GROUP, V)
     return b_m_all, b_l_all, b_acc_all
