@@ -269,7 +269,8 @@ class Language:
         return Value(least(value.x).amax(axis))
 
     def sum(self, value: Value, axis: int) -> Value:
-        return Value(value.x.sum(axis, dtype=value.x.dtype))
+        x = value.x
+        return Value(x.double().sum(axis).to(x.dtype) if x.is_floating_point() else x.sum(axis, dtype=x.dtype))  # the same bits in any shape
 
     def associative_scan(self, value: Value, axis: int, add: Any) -> Value:
         return Value(value.x.cumsum(axis, dtype=value.x.dtype))
@@ -383,7 +384,8 @@ def ptx(text: str, args: list[Tensor], outs: int) -> list[Tensor]:
 
 
 def mma_v2(a: Value, b: Value, c: Value) -> Value:
-    return Value(a.x.float() @ b.x.float() + c.x)
+    """In float64, so that the bits do not follow which of the two is first."""
+    return Value((a.x.double() @ b.x.double()).float() + c.x)
 
 
 def warpgroup_mma(a: Value | Shared, b: Shared, c: Value, use_acc: bool = True) -> Value:

@@ -179,6 +179,8 @@ def attend(
         async_copy.wait_group(2 * STAGES - 1)
         q_held, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, LOAD_Q, ROW, KIND)
         for step in range(count):
+            if step == count - 1:  # not earlier: a merge that waits on the chip for long makes a model's linears slower (docs/log.md)
+                gdc_launch_dependents()
             async_copy.wait_group(2 * STAGES - 1)
             b_s = scores(q_tiles.index(q_slot), q_ready, q_held, k_tiles.index(stage), b_begin, HELD, S_LAYOUT, QUERIES, KIND)
             if p_k_scale is not None:
@@ -246,8 +248,6 @@ def attend(
                                 q_held, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, LOAD_Q, ROW, KIND)
                     b_m, b_l, b_acc, size = begin(BM, BN, BV, S_LAYOUT, O_LAYOUT, SIZED)
         async_copy.wait_group(0)
-        # not earlier: a merge that waits on the chip from the beginning on makes a model's linears slower, two kernels on (docs/log.md)
-        gdc_launch_dependents()
         if SPLIT == EVEN:
             slot = (i_b * lanes + lane) * splits + part
             finish(b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows, GROUP, V)

@@ -47,11 +47,11 @@ TILES = {
 STREAM_TILES = {64: (128, 4, 1), 128: (64, 2, 1)}  # of 128 rows, whose queries of several sequences lie in shared memory too
 # Of sequences of at most SHORT keys, width 128, by rows, where they are more than one wave: with two programs on a multiprocessor, one
 # loads while another ends. And of so few heads that they are cut in more parts than 8: twice as many of half the keys.
-SHORT_TILES = {8: (128, 1, 2), 16: (64, 3, 2)}
+SHORT_TILES, FIXED_SHORT = {8: (128, 1, 2), 16: (64, 3, 2)}, {8: (64, 3, 2), 16: (64, 3, 2)}
 FINE_TILE = (64, 4, 1)  # H200, 1,024 keys: 4.63 µs, and 4.75 with tiles of 128 keys
 # At fixed cuts, by rows and width: as many keys as those of short sequences, for the bits depend on them; of 128 rows, width 128, a
 # thread spills with 128 keys, and of width 256 with 64.
-FIXED_TILES = {(16, 128): (64, 4, 1), (128, 128): (64, 4, 1), (32, 256): (32, 4, 1), (128, 256): (32, 4, 1)}
+FIXED_TILES = {(8, 128): (64, 4, 1), (16, 128): (64, 4, 1), (128, 128): (64, 4, 1), (32, 256): (32, 4, 1), (128, 256): (32, 4, 1)}
 # (numbers in 16 bits, padded width) where rows up to 8 have tiles of their own, whose products are fewer: not where int8 waits for memory
 # (H200, 64k: 37.6 µs with 16 rows, 38.6 to 41.1 with 8), not where a unit of int4 numbers is too few for four warps, and not at fixed
 # cuts, where a prompt's tiles would be twice as many.
@@ -134,10 +134,10 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     packed = problem.T * problem.group
     # reading a tree takes more registers than four warps with 64 rows have, and so do values of other rows in rows of width 256
     sizes = (16, 32) if _trees(problem) and not problem.invariant or (problem.invariant and width == 256) else (16, 32, 64)
-    if not problem.invariant and (each, width) in EIGHT:
-        sizes = (8, *sizes)
-    # an invariant tile is chosen by what is the model's alone
+    # an invariant tile is chosen by what is the model's alone, but that 8 rows have the bits of 16
     rows = next((n for n in sizes if (problem.group if problem.invariant else packed) <= n), 128)
+    if packed <= 8 and (each, width) in EIGHT:
+        rows = 8
     if each > 1:  # they become operands in registers, which groups of warps do not take; beside them lie the queries
         rows = min(rows, 32 if width <= 128 else 16)
     tile = NARROW_TILES[rows, each][width] if each > 1 else TILES[rows][width]
@@ -145,7 +145,10 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
         tile = FIXED_TILES.get((rows, width), tile)
     heads = problem.B * problem.G * tiles(packed, rows)
     if each == 1 and width == 128 and (problem.invariant or reach(problem, rows) <= SHORT):
-        tile = SHORT_TILES.get(rows, tile) if heads > machine.units else FINE_TILE if rows == 8 and 8 * heads <= machine.units else tile
+        if heads > machine.units:
+            tile = FIXED_SHORT.get(rows, tile) if problem.invariant else SHORT_TILES.get(rows, tile)
+        elif rows == 8 and 8 * heads <= machine.units:
+            tile = FINE_TILE
     if (rows, each, width) == (8, 4, 128) and heads <= 2 * machine.units < 3 * heads:
         tile = FEW_PARTS
     even = _split(problem, machine, rows, tile, "even")
@@ -199,8 +202,8 @@ def _fixed(problem: Problem, even: Chosen) -> Chosen:
 def _fixed_parts(S: int) -> int:
     """Parts of the longest sequence at fixed cuts, as `parts.part_at` has them."""
     last = max(S - 1, 0)
-    late = (last + 6144) // 512 if last < 8192 else (last + 20480) // 1024
-    return 1 + (last // 128 if last < 1024 else (last + 1024) // 256 if last < 4096 else late)
+    late = (last + 8192) // 512 if last < 8192 else (last + 24576) // 1024
+    return 1 + (last // 128 if last < 2048 else (last + 2048) // 256 if last < 4096 else late)
 
 
 def read_bytes(problem: Problem) -> int:

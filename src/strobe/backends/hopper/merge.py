@@ -125,7 +125,7 @@ def added(b_m, b_l, b_acc, b_top, b_sum, b_part):
 @triton.constexpr_function
 def begins(part, stretch):
     """Whether a part, of a sequence from its first key on, is the first of a stretch (`parts.cut`)."""
-    key = part * 1024 - 20480 if part >= 28 else part * 512 - 6144 if part >= 20 else part * 256 - 1024 if part >= 8 else part * 128
+    key = part * 1024 - 24576 if part >= 32 else part * 512 - 8192 if part >= 24 else part * 256 - 2048 if part >= 16 else part * 128
     return key % stretch == 0
 
 

@@ -78,13 +78,13 @@ def stretch(rows):
 
 @triton.jit
 def cut(i, STRETCH: tl.constexpr):
-    """The key at which part i begins, of every sequence: parts of 128 keys up to 1,024, of 256 up to 4,096, of 512 up to 8,192, then of
+    """The key at which part i begins, of every sequence: parts of 128 keys up to 2,048, of 256 up to 4,096, of 512 up to 8,192, then of
     1,024; or, not 0, stretches of so many keys, some parts each."""
     if STRETCH > 0:
         key = i * STRETCH
     else:
-        late = tl.where(i < 28, i * 512 - 6144, i * 1024 - 20480)
-        key = tl.where(i < 8, i * 128, tl.where(i < 20, i * 256 - 1024, late))
+        late = tl.where(i < 32, i * 512 - 8192, i * 1024 - 24576)
+        key = tl.where(i < 16, i * 128, tl.where(i < 24, i * 256 - 2048, late))
     return key
 
 
@@ -94,8 +94,8 @@ def part_at(n, STRETCH: tl.constexpr):
     if STRETCH > 0:
         part = n // STRETCH
     else:
-        late = tl.where(n < 8192, (n + 6144) // 512, (n + 20480) // 1024)
-        part = tl.where(n < 1024, n // 128, tl.where(n < 4096, (n + 1024) // 256, late))
+        late = tl.where(n < 8192, (n + 8192) // 512, (n + 24576) // 1024)
+        part = tl.where(n < 2048, n // 128, tl.where(n < 4096, (n + 2048) // 256, late))
     return part
 
 

@@ -96,6 +96,25 @@ def tamed(
     return b_acc
 
 
+@gluon.constexpr_function
+def of_sixteen(columns, warps):
+    """Where a tile of 16 rows has the scores of its first 8 (`products.products`)."""
+    bits = [8 << i for i in range(columns.bit_length() - 4)]
+    of_warps = warps.bit_length() - 1
+    return gl.DistributedLinearLayout(
+        reg_bases=[[0, 1], *([0, bit] for bit in bits[of_warps:])], lane_bases=[[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]],
+        warp_bases=[[0, bit] for bit in bits[:of_warps]], block_bases=[], shape=[8, columns],
+    )  # fmt: skip
+
+
+@gluon.jit
+def summed(b_l):
+    """Sums of weights of rows, of the sums that each score has; of 8 rows in the order in which those of 16 are added."""
+    if b_l.shape[0] == 8:
+        b_l = gl.convert_layout(b_l, of_sixteen(b_l.shape[1], gl.num_warps()))
+    return gl.sum(b_l, 1)
+
+
 @gluon.jit
 def nothing(b_like, S_LAYOUT: gl.constexpr):
     """(greatest score, sum of weights, weighted sum) of no parts, the last like another one."""
@@ -111,7 +130,7 @@ def added(b_m, b_l, b_acc, b_top, b_sum, b_part):
     where warps lie along the keys."""
     ROW: gl.constexpr = gl.SliceLayout(1, b_acc.type.layout)
     if b_acc.shape[0] < 64:
-        b_sum = gl.sum(b_sum, 1)
+        b_sum = gl.convert_layout(summed(b_sum), b_m.type.layout)
     b_top = gl.maximum(b_top, LOWEST)
     b_new = gl.maximum(b_m, b_top)
     b_decay = gl.exp2(b_m - b_new)
@@ -183,5 +202,7 @@ def part_ended(
             b_m_all, b_l_all, b_acc_all = nothing(b_acc, S_LAYOUT)
     else:
         slot += part - part_at(low, 0)
+        if b_acc.shape[0] < 64:
+            b_l = summed(b_l)
         finish(b_m, b_l, b_acc, size, i_b, i_g, i_m, parts, slot, o_v, p_out, p_lse, p_work, places, p_sinks, T, H, rows, GROUP, V)
     return b_m_all, b_l_all, b_acc_all
