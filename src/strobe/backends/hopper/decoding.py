@@ -47,14 +47,14 @@ TILES = {
 STREAM_TILES = {64: (128, 4, 1), 128: (64, 2, 1)}  # of 128 rows, whose queries of several sequences lie in shared memory too
 # Of sequences of at most SHORT keys, width 128, by rows, where they are more than one wave: with two programs on a multiprocessor, one
 # loads while another ends. And of so few heads that they are cut in more parts than 8: twice as many of half the keys.
-SHORT_TILES, FIXED_SHORT = {8: (128, 1, 2), 16: (64, 3, 2)}, {8: (64, 3, 2), 16: (64, 3, 2)}
+SHORT_TILES, FIXED_SHORT = {8: (128, 1, 2), 16: (64, 3, 2)}, {8: (64, 3, 2), 16: (64, 3, 2)}  # these at fixed cuts, and over pages
 FINE_TILE = (64, 4, 1)  # H200, 1,024 keys: 4.63 µs, and 4.75 with tiles of 128 keys
 # At fixed cuts, by rows and width: as many keys as those of short sequences, for the bits depend on them; of 128 rows, width 128, a
 # thread spills with 128 keys, and of width 256 with 64.
 FIXED_TILES = {(8, 128): (64, 4, 1), (16, 128): (64, 4, 1), (128, 128): (64, 4, 1), (32, 256): (32, 4, 1), (128, 256): (32, 4, 1)}
 # (numbers in 16 bits, padded width) where rows up to 8 have tiles of their own, whose products are fewer: not where int8 waits for memory
 # (H200, 64k: 37.6 µs with 16 rows, 38.6 to 41.1 with 8), not where a unit of int4 numbers is too few for four warps, and not at fixed
-# cuts, where a prompt's tiles would be twice as many.
+# cuts beyond 8 rows, as a prompt would read its keys twice as often.
 EIGHT = {(1, 64), (1, 128), (1, 256), (4, 128), (4, 256)}
 # Of int4 numbers, where two programs a multiprocessor are one or two for each head of a sequence: more in flight, and less to merge
 # (H200, µs beside those of four programs: 16 sequences of 8k 47.9 and 53.9, 32 of 4k 45.7 and 52.7; one of 64k 32.7 and 26.9).
@@ -146,7 +146,8 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     heads = problem.B * problem.G * tiles(packed, rows)
     if each == 1 and width == 128 and (problem.invariant or reach(problem, rows) <= SHORT):
         if heads > machine.units:
-            tile = FIXED_SHORT.get(rows, tile) if problem.invariant else SHORT_TILES.get(rows, tile)
+            paged = isinstance(problem.call.keys, Paged)
+            tile = (FIXED_SHORT if problem.invariant or paged else SHORT_TILES).get(rows, tile)
         elif rows == 8 and 8 * heads <= machine.units:
             tile = FINE_TILE
     if (rows, each, width) == (8, 4, 128) and heads <= 2 * machine.units < 3 * heads:
@@ -173,7 +174,8 @@ def _split(problem: Problem, machine: Machine, rows: int, tile: tuple[int, int, 
         parts = min(machine.units * held // max(1, lanes), longest * problem.B)
     else:
         parts = max(1, min(machine.units * held // max(1, lanes * problem.B), longest))
-        parts = tiles(longest, tiles(longest, parts))  # no more than those that the longest part leaves
+        whole = max(1, tiles(seen, keys))
+        parts = tiles(whole, tiles(whole, parts))  # no more than those that the longest part leaves
     return Chosen(rows, keys, stages, 8 if rows == 128 else 4, held, how, max(1, parts), lanes)
 
 

@@ -15,7 +15,7 @@ READ_US = (
 )  # fmt: skip
 SPLIT_US = 1.6  # a split adds: parts are stored, and another kernel merges them
 WAVE_US = 0.6  # a wave of programs after the first one
-WIDE_US, WIDE_FIXED = 2.5, 2.0  # 64 rows of queries or more; and times as long at fixed cuts, in small tiles
+WIDE_US, WIDE_FIXED = 2.5, (2.0, 1.6)  # 64 rows of queries or more; and times as long at fixed cuts, of parts and of whole stretches
 PART_US = 0.03  # a part at a fixed cut, which waits for the one before it when they are added up
 INT4_US = 4.6, 0.7  # a kernel of int4 numbers, and each tile of 128 keys of a multiprocessor: converting takes longer than reading
 DIVIDED_US, DIVIDED_FLOPS = 11.8, 652e6  # the prompts' kernel with its keys cut, and the operations that it does in a microsecond
@@ -42,7 +42,7 @@ def decode_us(count: int, split: bool, waves: float, rows: int, fixed_parts: int
         int4_tiles: tiles of 128 keys of int4 numbers, for each multiprocessor.
     """
     wide = rows >= 64
-    us = read_us(count) * (WIDE_FIXED if wide and fixed_parts and not whole else 1.0)
+    us = read_us(count) * (WIDE_FIXED[whole] if wide and fixed_parts else 1.0)
     us += SPLIT_US * split + WAVE_US * max(0.0, waves - 1) + WIDE_US * wide + PART_US * fixed_parts
     return max(us, INT4_US[0] + INT4_US[1] * int4_tiles) if int4_tiles else us
 
