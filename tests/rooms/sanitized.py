@@ -109,9 +109,10 @@ def test_a_tree_of_prompts_in_parts(room: str) -> None:
 @pytest.mark.parametrize("room", ["triton", "hopper"])
 @pytest.mark.parametrize("T", [1, 5, 40])
 @pytest.mark.parametrize("narrow", ["", "int8", "int4", "float8"])
-def test_pages(T: int, narrow: str, room: str) -> None:
+@pytest.mark.parametrize("D", [64, 128])
+def test_pages(D: int, T: int, narrow: str, room: str) -> None:
     """Sequences of no, one and many keys; the last page of each is not full."""
-    B, z, G, D = 4, 16, 2, 64
+    B, z, G = 4, 16, 2
     lengths = torch.tensor([T, T, 333, 1000], device="cuda", dtype=torch.int32)
     table = torch.randperm(B * 63, device="cuda").view(B, 63).int()
 
@@ -135,6 +136,20 @@ def test_pages(T: int, narrow: str, room: str) -> None:
 @pytest.mark.parametrize("room", ["triton", "hopper"])
 def test_long_caches_in_parts(room: str) -> None:
     attention(drawn(1, 1, 8, 128), drawn(1, 5003, 1, 128), drawn(1, 5003, 1, 128), mask=Causal())
+    torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("room", ["hopper"])
+@pytest.mark.parametrize(("H", "S"), [(4, 5003), (16, 40_003), (128, 9003)])
+def test_cuts_at_fixed_keys(H: int, S: int, room: str) -> None:
+    k = drawn(1, S, 1, 128)
+    columns = -(-S // 64)
+    paged, table = drawn(columns, 64, 1, 128), torch.randperm(columns, device="cuda")[None].int()
+    length = torch.tensor([S], device="cuda", dtype=torch.int32)
+    with using(room, invariant=True):
+        for keys in (Ranged(k, k, torch.zeros_like(length), length), Paged(paged, paged, table, length, S)):
+            attention(drawn(1, 2, H, 128), keys, mask=Causal())
+        attention(drawn(1, 1, H, 128), k, k, mask=Causal())
     torch.cuda.synchronize()
 
 
