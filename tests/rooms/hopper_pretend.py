@@ -478,7 +478,7 @@ def words(*files: str) -> dict[str, Any]:
         "gl": language(), "gluon": SimpleNamespace(jit=_jit, constexpr_function=_jit), "aggregate": _jit, "mbarrier": Mbarrier,
         "tma": SimpleNamespace(store_wait=store_wait), "fetch": fetch, "write_back": write_back, "pieces": Shared.pieces, "barrier": lambda: None,
         "async_copy": SimpleNamespace(commit_group=lambda: None, wait_group=_rows_wait), "send_rows": send_rows,
-        "triton": SimpleNamespace(jit=_jit), "tl": language(), "arguments": arguments, "latent_desk": latent_desk, "Form": latent_desk.Form,
+        "triton": SimpleNamespace(jit=_jit, constexpr_function=_jit), "tl": language(), "arguments": arguments, "latent_desk": latent_desk, "Form": latent_desk.Form,
         "fence_async_shared": lambda: None, "gdc_wait": lambda: None, "gdc_launch_dependents": lambda: None, "warpgroup_mma": warpgroup_mma, "warpgroup_mma_wait": warpgroup_mma_wait,
     }  # fmt: skip
     for code in _codes(files or FILES):
