@@ -95,8 +95,7 @@ def test_many_short_sequences(T: int, S: int, keys: str) -> None:
     lengths = tuple(int(n) for n in torch.randint(0, S + 1, (150,))) if keys != "dense" else ()
     call = build(Case("short", 150, T, S, 8, 2, 128, keys=keys, mask=Causal(), lengths=lengths), "bfloat16")
     how = decoding.chosen(problem_of(call), H200)
-    tiles = decoding.FIXED_SHORT if keys.startswith("paged") else decoding.SHORT_TILES
-    assert (how.keys, how.stages, how.held) == tiles[how.rows]
+    assert (how.keys, how.stages, how.held) == (decoding.SHORT_SMALL if keys.startswith("paged") else decoding.SHORT_TILES[how.rows])
     true, (plain_out, _) = truth(call), plain(call, problem_of(call))
     poison_unseen(call, problem_of(call))
     state = decoded(call)

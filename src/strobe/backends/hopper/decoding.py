@@ -45,10 +45,11 @@ TILES = {
     128: {64: (128, 4, 1), 128: (128, 2, 1), 256: (64, 2, 1)},
 }
 STREAM_TILES = {64: (128, 4, 1), 128: (64, 2, 1)}  # of 128 rows, whose queries of several sequences lie in shared memory too
-# Of sequences of at most SHORT keys, width 128, by rows, where they are more than one wave: with two programs on a multiprocessor, one
-# loads while another ends. And of so few heads that they are cut in more parts than 8: twice as many of half the keys.
-SHORT_TILES, FIXED_SHORT = {8: (128, 1, 2), 16: (64, 3, 2)}, {8: (64, 3, 2), 16: (64, 3, 2)}  # these at fixed cuts, and over pages
-FINE_TILE = (64, 4, 1)  # H200, 1,024 keys: 4.63 µs, and 4.75 with tiles of 128 keys
+# Width 128, rows up to 16, of sequences of at most SHORT keys. Where they are more than one wave, two programs share a multiprocessor, so
+# that one loads while the other ends: by rows in arrays, and at fixed cuts or over pages (H200, 256 sequences of 256 keys 19.4 and 20.3 µs;
+# 64 of 1,024 keys over pages 66.0 and 64.9). Of so few heads that each has 8 parts or more, twice as many of half the keys (1,024 keys 4.63
+# and 4.75).
+SHORT_TILES, SHORT_SMALL, SHORT_FINE = {8: (128, 1, 2), 16: (64, 3, 2)}, (64, 3, 2), (64, 4, 1)
 # At fixed cuts, by rows and width: as many keys as those of short sequences, for the bits depend on them; of 128 rows, width 128, a
 # thread spills with 128 keys, and of width 256 with 64.
 FIXED_TILES = {(8, 128): (64, 4, 1), (16, 128): (64, 4, 1), (128, 128): (64, 4, 1), (32, 256): (32, 4, 1), (128, 256): (32, 4, 1)}
@@ -140,18 +141,7 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
         rows = 8
     if each > 1:  # they become operands in registers, which groups of warps do not take; beside them lie the queries
         rows = min(rows, 32 if width <= 128 else 16)
-    tile = NARROW_TILES[rows, each][width] if each > 1 else TILES[rows][width]
-    if problem.invariant and each == 1:
-        tile = FIXED_TILES.get((rows, width), tile)
-    heads = problem.B * problem.G * tiles(packed, rows)
-    if each == 1 and width == 128 and (problem.invariant or reach(problem, rows) <= SHORT):
-        if heads > machine.units:
-            paged = isinstance(problem.call.keys, Paged)
-            tile = (FIXED_SHORT if problem.invariant or paged else SHORT_TILES).get(rows, tile)
-        elif rows == 8 and 8 * heads <= machine.units:
-            tile = FINE_TILE
-    if (rows, each, width) == (8, 4, 128) and heads <= 2 * machine.units < 3 * heads:
-        tile = FEW_PARTS
+    tile = _tile(problem, machine, rows)
     even = _split(problem, machine, rows, tile, "even")
     if problem.invariant:
         return _fixed(problem, even)
@@ -163,6 +153,22 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     uneven = not isinstance(problem.call.keys, Dense) or grid < FULL * room * tiles(grid, room)
     fits = stream.lanes <= room and tiles(problem.S, stream.keys) * problem.B * stream.parts < 2**31
     return stream if uneven and fits else even
+
+
+def _tile(problem: Problem, machine: Machine, rows: int) -> tuple[int, int, int]:
+    """(keys, tiles in flight, programs a multiprocessor holds) of tiles of so many rows."""
+    width, (_, each), units = max(padded(problem.D), padded(problem.V)), kind(problem), machine.units
+    heads = problem.B * problem.G * tiles(problem.T * problem.group, rows)
+    if each > 1:
+        few = (rows, each, width) == (8, 4, 128) and heads <= 2 * units < 3 * heads
+        return FEW_PARTS if few else NARROW_TILES[rows, each][width]
+    if width == 128 and rows <= 16 and (problem.invariant or reach(problem, rows) <= SHORT):
+        if heads > units:
+            return SHORT_SMALL if problem.invariant or isinstance(problem.call.keys, Paged) else SHORT_TILES[rows]
+        if rows == 8 and 8 * heads <= units:
+            return SHORT_FINE
+    tile = TILES[rows][width]
+    return FIXED_TILES.get((rows, width), tile) if problem.invariant else tile
 
 
 def _split(problem: Problem, machine: Machine, rows: int, tile: tuple[int, int, int], how: str) -> Chosen:
