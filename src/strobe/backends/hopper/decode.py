@@ -1,7 +1,7 @@
 """Flash-Decoding for Hopper: few queries over many keys, the keys cut so that one wave of programs fills the chip.
 
     rows of a tile   the T queries of the H / G heads that share a key head: row r is query r // group of head g · group + r % group
-    16 or 32 rows    products of single warps (mma.sync), four warps along the keys: rows that are padding cost nothing but registers
+    8 to 32 rows     products of single warps (mma.sync), four warps along the keys (`products.py`)
     64 or 128 rows   products of groups of four warps (wgmma), each warp with rows of its own
     loads            cp.async, keys and values as groups of their own, all stages under way before anything waits
     narrow numbers   int8, int4 and float8 become 16-bit numbers in registers; scales meet scores and weights
