@@ -56,7 +56,7 @@ FIXED_TILES = {(8, 128): (64, 4, 1), (16, 128): (64, 4, 1), (128, 128): (64, 4, 
 # (numbers in 16 bits, padded width) where rows up to 8 have tiles of their own, whose products are fewer: not where int8 waits for memory
 # (H200, 64k: 37.6 µs with 16 rows, 38.6 to 41.1 with 8), not where a unit of int4 numbers is too few for four warps, and not at fixed
 # cuts beyond 8 rows, as a prompt would read its keys twice as often.
-EIGHT = {(1, 64), (1, 128), (1, 256), (4, 128), (4, 256)}
+EIGHT_ROWS = {(1, 64), (1, 128), (1, 256), (4, 128), (4, 256)}
 # Of int4 numbers, where two programs a multiprocessor are one or two for each head of a sequence: more in flight, and less to merge
 # (H200, µs beside those of four programs: 16 sequences of 8k 47.9 and 53.9, 32 of 4k 45.7 and 52.7; one of 64k 32.7 and 26.9).
 FEW_PARTS = (128, 4, 2)
@@ -137,7 +137,7 @@ def chosen(problem: Problem, machine: Machine) -> Chosen:
     sizes = (16, 32) if _trees(problem) and not problem.invariant or (problem.invariant and width == 256) else (16, 32, 64)
     # an invariant tile is chosen by what is the model's alone, but that 8 rows have the bits of 16
     rows = next((n for n in sizes if (problem.group if problem.invariant else packed) <= n), 128)
-    if packed <= 8 and (each, width) in EIGHT:
+    if packed <= 8 and (each, width) in EIGHT_ROWS:
         rows = 8
     if each > 1:  # they become operands in registers, which groups of warps do not take; beside them lie the queries
         rows = min(rows, 32 if width <= 128 else 16)
