@@ -179,8 +179,9 @@ def attend(
         async_copy.wait_group(2 * STAGES - 1)
         q_held, b_begin, b_scale = asked(q_tiles, q_slot, q_ready, scale, HELD, QUERIES, LOAD_Q, ROW, KIND)
         for step in range(count):
-            if step == count - 1:  # not earlier: a merge that waits on the chip for long makes a model's linears slower (docs/log.md)
-                gdc_launch_dependents()
+            if p_work is not None:
+                if step == count - 1:  # not earlier: a merge that waits on the chip for long makes a model's linears slower (docs/log.md)
+                    gdc_launch_dependents()
             async_copy.wait_group(2 * STAGES - 1)
             b_s = scores(q_tiles.index(q_slot), q_ready, q_held, k_tiles.index(stage), b_begin, HELD, S_LAYOUT, QUERIES, KIND)
             if p_k_scale is not None:

@@ -61,8 +61,8 @@ def merge_parts(
     else:
         slot = (i_b * lanes + lane) * splits
         parts, _, _ = even(tiles, 0, splits)
-    gdc_launch_dependents()
     gdc_wait()
+    gdc_launch_dependents()  # not before: what is launched next would take places beside programs that still run, unevenly
 
     row = i_m * BM + i_r
     if (parts >= LEAST) & (row < rows):
@@ -148,8 +148,8 @@ def add_parts(
     slot = ((i_b * lanes + lane) * cuts).to(tl.int64) * held + i_r
     p_parts = p_work + slot * BV + o_c
     p_tops = p_work + places.to(tl.int64) * BV + slot
-    gdc_launch_dependents()
     gdc_wait()
+    gdc_launch_dependents()  # not before: what is launched next would take places beside programs that still run, unevenly
 
     row = i_m * BM + i_r
     if (parts > 1) & (row < rows):
