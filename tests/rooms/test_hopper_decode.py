@@ -208,8 +208,7 @@ def test_predictions_are_near_what_was_measured() -> None:
     rows = json.loads((ROOT / "benchmarks/results/h200-sm90/decode.json").read_text())["rows"]
     known = {row["case"]: row["predicted"] / row["strobe"] for row in rows if "predicted" in row}
     off = {case for case, ratio in known.items() if not 0.85 < ratio < 1.15}
-    # that one took 47 µs in other runs, 57 in this one (docs/log.md)
-    assert len(known) > 50 and off <= {"decode B16 S8192 H32 G8 D128 int4"}
+    assert len(known) > 50 and not off
 
 
 @pytest.mark.parametrize("D", [64, 128, 192, 256])
