@@ -77,7 +77,7 @@ def attention(
         ■ ■ ■ ■ ■
 
     Args:
-        q: `[B, T, H, D]`, float16, bfloat16, float32 or float64; or `Packed`.
+        q: `[B, T, H, D]`, float16, bfloat16, float32 or float64; `Packed`; or float8, `Scaled`, beside such keys and values.
         k: `[B, S, G, D]`, `Packed`, or tokens that carry their values: `Ranged`, `Paged`. An array may be `Scaled`.
         v: `[B, S, G, V]`, or `[N, G, V]` beside packed keys.
         mask: which keys a query may see. Masks compose: `Causal() & Window(before=1023)`.
@@ -90,7 +90,7 @@ def attention(
         first: the position of the first query, an integer or int32 `[B]`; S − T unless given.
 
     Returns:
-        `[B, T, H, V]` (`[N, H, V]` for packed queries), the dtype of `q`. A query that may see no key gets zeros.
+        `[B, T, H, V]` (`[N, H, V]` for packed queries), the dtype of `q`, of float8 bfloat16. A query that may see no key gets zeros.
 
     Raises:
         Invalid: the shapes, dtypes or devices make no sense together.

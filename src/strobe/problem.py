@@ -18,6 +18,7 @@ from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.terms import Alibi, Dropout, Scaled, Sink, SoftCap
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+NARROW_QUERIES = ("float8_e4m3fn",)
 NARROW = ("int8", "float8_e4m3fn", "float8_e5m2", "uint8")  # uint8: pairs of int4, see `Scaled`
 Keys: TypeAlias = Dense | Ranged | PackedKeys | Paged
 
@@ -37,7 +38,7 @@ class Described(NamedTuple):
 class Call(NamedTuple):
     """What was asked: arrays, or their descriptions, and values. A tuple, since one is made and hashed at every call."""
 
-    q: Any  # an array [B, T, H, D], or Packed
+    q: Any  # an array [B, T, H, D], Scaled, or Packed
     keys: Keys
     mask: m.Mask = m.Full()
     scale: float | None = None
@@ -112,6 +113,11 @@ class Problem:
         return self.H // self.G
 
     @property
+    def result_dtype(self) -> str:
+        """Of the result: the queries' own, or bfloat16 where those are narrow."""
+        return "bfloat16" if self.dtype in NARROW_QUERIES else self.dtype
+
+    @property
     def scaled(self) -> bool:
         """Whether keys or values are narrow and carry scales."""
         return any(isinstance(side, Scaled) for side in key_sides(self.call.keys))
@@ -120,6 +126,7 @@ class Problem:
         call = self.call
         layout = "" if isinstance(call.keys, Dense) else f" {type(call.keys).__name__}"
         narrow = next((f" {side.data.dtype}" for side in key_sides(call.keys) if isinstance(side, Scaled)), "")
+        narrow = "" if narrow == f" {self.dtype}" else narrow
         packed = " packed" if isinstance(call.q, Packed) else ""
         more = [str(value) for value in (call.cap, call.dropout) if value is not None]
         more += [name for name in ("bias", "alibi", "sink", "first") if getattr(call, name) is not None]
@@ -172,7 +179,7 @@ def check(call: Call) -> Problem:
         )
     if D == 0 or V == 0:
         raise Invalid(f"widths are 1 or more; got D={D}, V={V}")
-    _dtypes(q, call.keys)
+    _dtypes(q, call.keys, isinstance(call.q, Scaled))
     scale = _number("scale", call.scale, D**-0.5)
     letters = {"B": B, "T": T, "S": S, "H": H}
     _mask(call.mask, letters, q.device)
@@ -237,20 +244,29 @@ def _queries(q: Any) -> tuple[Described, int | None, int]:
         if offsets.shape[0] < 1:
             raise Invalid("q.offsets holds B + 1 integers, the first of them 0; got none")
         return tokens, offsets.shape[0] - 1, _count("q.longest", q.longest)
-    found = _array("q", q, "B, T, H, D")
+    found = _side("q", q, "B, T, H, D")
     return found, None, found.shape[1]
 
 
 def _side(name: str, value: Any, axes: str) -> Described:
-    """Keys or values: an array, or `Scaled`, whose data's description is returned."""
+    """Queries, keys or values: an array, or `Scaled`, whose data's description is returned."""
     if not isinstance(value, Scaled):
         return _array(name, value, axes)
     data = _array(f"{name}.data", value.data, axes)
     scale = _array(f"{name}.scale", value.scale, axes.rsplit(",", 1)[0])
-    if scale.dtype != "float32" or scale.shape != data.shape[:-1]:
-        raise Invalid(f"{name}.scale is float32 {list(data.shape[:-1])}, one a token and head; got {scale}")
+    known, want = [data.shape[:-1]], f"{list(data.shape[:-1])}, one a token and head"
+    if axes.startswith("B"):
+        known.append((data.shape[0], 1, data.shape[2]))
+        want += f", or {list(known[1])}, one a sequence and head"
+    if scale.dtype != "float32" or scale.shape not in known:
+        raise Invalid(f"{name}.scale is float32 {want}; got {scale}")
     _beside(f"{name}.scale", scale, data.device)
     return unpaired(data)
+
+
+def per_token(side: Scaled) -> Any:
+    """The scales of arrays, one a token and head: those of a whole sequence as often as it has tokens, without a copy."""
+    return side.scale if side.scale.shape == side.data.shape[:-1] else side.scale.expand(side.data.shape[:-1])
 
 
 def _keys(keys: Keys, sequences: int | None) -> tuple[int, int, Described, Described]:
@@ -281,9 +297,12 @@ def _keys(keys: Keys, sequences: int | None) -> tuple[int, int, Described, Descr
     return k.shape[0], k.shape[1], k, v
 
 
-def _dtypes(q: Described, keys: Keys) -> None:
-    if q.dtype not in FLOATS:
-        raise Invalid(f"queries are one of {', '.join(FLOATS)}; got {q.dtype}")
+def _dtypes(q: Described, keys: Keys, narrow: bool) -> None:
+    if narrow:
+        _narrow_queries(q, keys)
+    elif q.dtype not in FLOATS:
+        advice = ". Wrap them as Scaled(data, scale)" if q.dtype in NARROW_QUERIES else ""
+        raise Invalid(f"queries are one of {', '.join(FLOATS)}; got {q.dtype}{advice}")
     for name, side in zip(("keys", "values"), key_sides(keys), strict=True):
         if isinstance(side, Scaled):
             if side.data.dtype not in NARROW:
@@ -294,6 +313,15 @@ def _dtypes(q: Described, keys: Keys) -> None:
             advice = "wrap them as Scaled(data, scale)" if side.dtype in NARROW else "convert one of them"
             raise Invalid(f"queries, keys and values have one dtype; q is {q.dtype}, the {name} are {side.dtype}: {advice}")
         _beside(name, side, q.device)
+
+
+def _narrow_queries(q: Described, keys: Keys) -> None:
+    if q.dtype not in NARROW_QUERIES:
+        raise Invalid(f"Scaled queries are {', '.join(NARROW_QUERIES)}; got {q.dtype}")
+    for name, side in zip(("keys", "values"), key_sides(keys), strict=True):
+        found = f"Scaled {side.data.dtype}" if isinstance(side, Scaled) else side.dtype
+        if found != f"Scaled {q.dtype}":
+            raise Invalid(f"beside Scaled queries keys and values are Scaled {q.dtype} as they are; got {name} of {found}")
 
 
 def _mask(mask: Any, letters: dict[str, int], device: str) -> None:

@@ -1,4 +1,4 @@
-"""What else enters the softmax: soft cap, ALiBi, sinks, dropout; and keys or values with scales.
+"""What else enters the softmax: soft cap, ALiBi, sinks, dropout; and narrow numbers with scales.
 
 The order is the contract's: `softmax(mask(cap(scale · q kᵀ) + bias + alibi), sink)`, then dropout.
 """
@@ -69,11 +69,15 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Keys or values in int8, int4 or float8 with their scales: the formula is that of `data · scale`.
+    """Queries, keys or values in narrow numbers with their scales: the formula is that of `data · scale`.
 
-    `data` is `[…, heads, width]`, `scale` float32 `[…, heads]`: one scale a token and head. Of int4, whole numbers
-    −8 … 7, a byte holds two: `data` is uint8 `[…, heads, width / 2]`, number 2i in the low half of byte i, number
-    2i + 1 in its high half, each in two's complement.
+    Keys and values are int8, int4 or float8. `data` is `[…, heads, width]`, `scale` float32 `[…, heads]`: one scale a
+    token and head; or, beside arrays `[B, S, heads, width]`, `[B, 1, heads]`: one a sequence and head. Of int4, whole
+    numbers −8 … 7, a byte holds two: `data` is uint8 `[…, heads, width / 2]`, number 2i in the low half of byte i,
+    number 2i + 1 in its high half, each in two's complement.
+
+    Queries are float8 e4m3 beside keys and values of the same dtype; products are then of float8 numbers, weights are
+    rounded to it too, and results are bfloat16. Scales are 0 or more.
     """
 
     data: Any = field(metadata=ARRAY)

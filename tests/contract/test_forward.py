@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from strobe import Causal
+from strobe import Causal, Ranged, Scaled
+from strobe.layouts import Dense as Keys
 from strobe.problem import Call, map_arrays
 
 from .cases import CASES, Case, build
@@ -81,3 +82,18 @@ def test_a_wild_key_reaches_only_the_queries_that_see_it(room: str, dtype: str, 
     assert torch.allclose(state.out[:, :blind], clean.out[:, :blind], atol=scale * 1e-2, rtol=1e-2)
     assert torch.allclose(state.lse[:, :blind], clean.lse[:, :blind], atol=1e-2)
     assert not bool(torch.isfinite(state.out[:, blind:]).all())
+
+
+@pytest.mark.parametrize("T", [1, 40])
+@pytest.mark.parametrize("room", [room for room in present() if room != "sdpa"])  # which takes no scales
+def test_a_scale_of_a_sequence_is_one_of_each_of_its_tokens(room: str, T: int) -> None:
+    B, S, G = 2, 70, 2
+    g = torch.Generator().manual_seed(0)
+    data = torch.randint(-127, 128, (B, S, G, 64), generator=g, dtype=torch.int8)
+    scale = torch.rand(B, 1, G, generator=g) / 100
+    each = scale.expand(B, S, G).contiguous()
+    q = torch.randn(B, T, 4, 64, generator=g)
+    starts, lengths = torch.tensor([0, 7], dtype=torch.int32), torch.tensor([70, 40], dtype=torch.int32)
+    for lie in (Keys, lambda k, v: Ranged(k, v, starts, lengths)):
+        found, known = (run(room, Call(q, lie(Scaled(data, x), Scaled(data, x)), Causal()))[0] for x in (scale, each))
+        assert torch.equal(found.out, known.out) and torch.equal(found.lse, known.lse)

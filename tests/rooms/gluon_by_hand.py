@@ -288,6 +288,9 @@ class Language:
     def abs(self, value: Value) -> Value:
         return Value(value.x.abs())
 
+    def trans(self, value: Value) -> Value:
+        return Value(value.x.T)
+
     def reshape(self, value: Value, shape: list[int]) -> Value:
         return value.reshape(shape)
 

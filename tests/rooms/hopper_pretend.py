@@ -1,6 +1,6 @@
 """The Hopper room's kernels run on a CPU, as plain Python over torch: what Gluon's words mean, without a GPU and without Triton.
 
-The sources of `channel.py`, `paging.py`, `jobs.py`, `schedule.py`, `consuming.py` and `forward.py`, or of `latent.py` and what that calls, are
+The sources of `channel.py`, `paging.py`, `jobs.py`, `schedule.py`, `block.py`, `consuming.py` and `forward.py`, or of `latent.py` and what that calls, are
 executed with a `gl` of this file. Warps are threads of which one runs
 at a time, and who is next is drawn at every barrier; copies and products end when they must or earlier, as drawn. Tiles that are
 being copied hold NaN until the copy has ended, so that what is read too early, or overwritten too early, shows; and where nobody can go
@@ -29,8 +29,8 @@ import strobe
 from strobe.backends.hopper import arguments, latent_desk
 
 ROOM = Path(strobe.__file__).parent / "backends" / "hopper"
-FILES = ("channel.py", "paging.py", "jobs.py", "schedule.py", "scoring.py", "consuming.py", "forward.py")
-LATENT = ("channel.py", "paging.py", "jobs.py", "parts.py", "schedule.py", "scoring.py", "consuming.py", "latent_rows.py", "latent.py")
+FILES = ("channel.py", "paging.py", "jobs.py", "schedule.py", "scoring.py", "block.py", "consuming.py", "forward.py")
+LATENT = ("channel.py", "paging.py", "jobs.py", "parts.py", "schedule.py", "scoring.py", "block.py", "latent_rows.py", "latent.py")
 
 
 class Stuck(Exception):
@@ -387,6 +387,7 @@ def _greatest(x: Tensor, axis: int) -> Any:
 def _load(p: Pointer, mask: Any = None, other: Any = 0) -> Any:
     places = p.places()
     flat = _flat(p.array)
+    flat = flat.float() if flat.is_floating_point() and flat.itemsize == 1 else flat  # of which torch computes nothing
     if mask is None:
         assert bool((places < len(flat)).all()) and bool((places >= 0).all())
         return _number(flat[places])
@@ -447,7 +448,15 @@ def _warp_specialize(parts: list[Any], warps: list[int], registers: Any) -> None
     me.wait(lambda: all(warp.ended for warp in done), "its other warps")
 
 
-INSTRUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh.approx.f32": torch.tanh, "mov.b32": lambda x: x}
+def _assembly(text: str, _: str, args: list[Tensor], *, dtype: Any, is_pure: bool, pack: int) -> Tensor:
+    """The instructions that the room writes itself, by the first word."""
+    first = text.split()[0]
+    if first == "tanh.approx.f32":
+        return torch.tanh(args[0])
+    if first == "{":  # four numbers as bytes of one
+        return torch.stack([x.to(torch.float8_e4m3fn).view(torch.uint8) for x in args], -1).view(torch.int32).squeeze(-1)
+    assert first == "mov.b32"
+    return args[0][:, ::pack].contiguous().view(dtype) if pack == 4 else args[0]  # such a one, of which there are four, apart again
 
 
 def language() -> SimpleNamespace:
@@ -457,13 +466,13 @@ def language() -> SimpleNamespace:
         constexpr=lambda x: x, shared_memory_descriptor=Shared, pointer_type=lambda _: "pointer",
         NVMMADistributedLayout=layout, DotOperandLayout=layout, SliceLayout=layout, BlockedLayout=layout, SwizzledSharedLayout=layout,
         NVMMASharedLayout=SimpleNamespace(get_default_for=layout),
-        float32=torch.float32, int32=torch.int32, int64=torch.int64, uint8=torch.uint8,
+        float8e4nv=torch.float8_e4m3fn, float32=torch.float32, int32=torch.int32, int64=torch.int64, uint8=torch.uint8,
         program_id=lambda _: here().program, num_programs=lambda _: here().programs,
         arange=lambda a, b, layout: torch.arange(a, b), full=lambda shape, x, dtype, layout: torch.full(shape, x, dtype=dtype),
-        zeros_like=torch.zeros_like, static_range=range, convert_layout=lambda x, layout, assert_trivial=False: x, cast=_cast,
+        zeros_like=torch.zeros_like, full_like=torch.full_like, join=lambda a, b: torch.stack([a, b], -1), split=lambda x: x.unbind(-1), static_range=range, convert_layout=lambda x, layout, assert_trivial=False: x, cast=_cast,
         where=lambda c, a, b: torch.where(*(x if isinstance(x, Tensor) else torch.tensor(x) for x in (c, a, b))),
         minimum=_either("fmin", min), maximum=_either("fmax", max), max=_greatest, min=lambda x, axis: _number(x.amin(axis)), sum=lambda x, axis: _number(x.sum(axis)),
-        exp2=torch.exp2, log2=torch.log2, abs=torch.abs, inline_asm_elementwise=lambda asm, _, args, **__: INSTRUCTIONS[asm.split()[0]](args[0]),
+        exp2=torch.exp2, log2=torch.log2, abs=torch.abs, inline_asm_elementwise=_assembly,
         load=_load, store=_store, atomic_add=_atomic_add, associative_scan=lambda x, axis, _: x.cumsum(axis), allocate_shared_memory=_allocate, warp_specialize=_warp_specialize,
     )  # fmt: skip
 
@@ -502,6 +511,13 @@ def _foreign(node: ast.stmt) -> bool:
     return any(name.startswith(("triton", "strobe.backends.hopper", "__future__")) for name in names)
 
 
+def _given(x: Any) -> Any:
+    """An argument as a kernel has it."""
+    if isinstance(x, tuple):
+        return tuple(map(_given, x))
+    return Array(x) if hasattr(x, "block_shape") else Pointer(x) if isinstance(x, Tensor) else x
+
+
 class Kernel:
     """A kernel that `starting.start` can start."""
 
@@ -514,5 +530,5 @@ class Kernel:
     def run(self, grid: int, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         kernel = words(*self.files)[self.name]
         named = {name: value for name, value in named.items() if name not in ("num_warps", "enable_fp_fusion", "launch_pdl")}
-        given = [Array(x) if hasattr(x, "block_shape") else Pointer(x) if isinstance(x, Tensor) else x for x in args]
+        given = [_given(x) for x in args]
         Chip(self.seed).run(grid, lambda: kernel(*given, **named))

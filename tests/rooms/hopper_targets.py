@@ -23,11 +23,11 @@ import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
-from triton.compiler import make_backend
+from triton.compiler import ASTSource, make_backend
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import create_function_from_signature
 
-from strobe import Causal, Documents, Full, Packed, Prefix, Ranged, Sink, SoftCap, Tree, Window
+from strobe import Causal, Documents, Full, Packed, Prefix, Ranged, Scaled, Sink, SoftCap, Tree, Window
 from strobe.backends.hopper import forward
 from strobe.faces.torch import _described
 from strobe.layouts import Dense, PackedKeys, Paged
@@ -37,6 +37,7 @@ from strobe.problem import Call, check
 
 TARGET = GPUTarget("cuda", 90, 32)
 STACK = re.compile(r"\b(LDL|STL)\b")
+PRODUCT = re.compile(r"\b[HQ]GMMA\b")
 B, T, H = 2, 4096, 16
 
 
@@ -49,7 +50,7 @@ class Compiled(NamedTuple):
     registers: int
     spills: int  # accesses to the stack, anywhere
     shared: int
-    products: int  # HGMMA
+    products: int  # HGMMA, or QGMMA of float8
     loops: list[tuple[int, int]]  # (products, accesses to the stack) of each innermost loop with products
     serialized: bool  # the assembler could not let products run beside other work
     places: list[list[tuple[int, int]]]  # (column, bytes behind the first) of the boxes that each barrier of keys or values waits for
@@ -114,7 +115,17 @@ def calls() -> dict[str, Call]:
         found[f"D {D}, packed queries, pages of {Z}"] = Call(Packed(q[0], offsets, T), keys, Causal())
         found[f"D {D}, divided, pages of {Z}"] = Call(q[:, :32], keys, Causal())
         found[f"D {D}, divided, group of 128, pages of {Z}"] = Call(q[:, :1, :1].expand(-1, -1, 128, -1), pages(D, Z, 1), Causal())
+    for D, (name, mask), G in product((64, 128), masks.items(), (H, H // 4)):
+        found[f"D {D}, float8, {name}, group of {H // G}"] = Call(_float8(D, H), Dense(_float8(D, G), _float8(D, G)), mask)
+    for D, mask in product((64, 96, 128), (Full(), Causal())):
+        found[f"D {D}, float8, {mask}, cap and sink"] = Call(_float8(D, H), Dense(_float8(D, H), _float8(D, H)), mask, cap=SoftCap(30.0), sink=sink)
     return found
+
+
+def _float8(D: int, heads: int) -> Scaled:
+    """Narrow numbers with one scale a sequence and head."""
+    data = torch.empty(B, T, heads, D, dtype=torch.float8_e4m3fn, device="meta")
+    return Scaled(data, torch.empty(B, 1, heads, device="meta"))
 
 
 def pages(D: int, Z: int, G: int) -> Paged:
@@ -135,7 +146,8 @@ def compiled(what: str, kernel: Any, args: tuple[Any, ...], named: dict[str, Any
     backend = make_backend(TARGET)
     bound, specialised, rest = create_function_from_signature(kernel.signature, kernel.params, backend)(**given)
     chosen, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialised, rest)
-    made = triton.compile(GluonASTSource(kernel, signature, constants, attributes), target=TARGET, options=chosen.__dict__)
+    source_of = GluonASTSource if kernel.is_gluon() else ASTSource
+    made = triton.compile(source_of(kernel, signature, constants, attributes), target=TARGET, options=chosen.__dict__)
     with tempfile.TemporaryDirectory() as folder:
         source, code = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
         source.write_text(made.asm["ptx"])
@@ -145,10 +157,10 @@ def compiled(what: str, kernel: Any, args: tuple[Any, ...], named: dict[str, Any
         sass = subprocess.run([knobs.nvidia.cuobjdump.path, "-sass", str(code)], capture_output=True, text=True, check=True).stdout
     form = named.get("form")
     tile = (form.rows, form.tile.keys) if hasattr(form, "tile") else (1, 1)
-    serial = "C7510" in said or "C7512" in said
+    serial = re.search(r"\(C75\d\d\)", said) is not None
     registers, spills = _number(r"Used (\d+) registers", said), len(STACK.findall(sass))
     held = made.metadata.shared
-    return Compiled(what, kernel.__name__, tile, registers, spills, held, sass.count("HGMMA"), loops(sass), serial, places(made.asm["ptx"]))
+    return Compiled(what, kernel.__name__, tile, registers, spills, held, len(PRODUCT.findall(sass)), loops(sass), serial, places(made.asm["ptx"]))
 
 
 def wrong(found: Compiled) -> list[str]:
@@ -189,8 +201,8 @@ def loops(sass: str) -> list[tuple[int, int]]:
     found = []
     for low, high in back:
         inside = [text for at, text in lines if low <= at <= high]
-        products = sum("HGMMA" in text for text in inside)
-        nested = any((a, b) != (low, high) and low <= a and b <= high and any("HGMMA" in t for at, t in lines if a <= at <= b) for a, b in back)
+        products = sum(PRODUCT.search(text) is not None for text in inside)
+        nested = any((a, b) != (low, high) and low <= a and b <= high and any(PRODUCT.search(t) for at, t in lines if a <= at <= b) for a, b in back)
         if products and not nested:
             found.append((products, sum(STACK.search(text) is not None for text in inside)))
     return found
@@ -198,7 +210,7 @@ def loops(sass: str) -> list[tuple[int, int]]:
 
 FEW = ("D 64, causal, group of 1", "D 128, causal, group of 4", "D 128, window, group of 1", "D 128, causal, packed, bfloat16", "D 128, Causal(), divided",
        "D 128, a tree, divided, bfloat16", "D 128, causal, pages of 16, group of 4", "D 128, full, pages of 64", "D 192, V 128, causal",
-       "D 128, documents, causal, ranges, group of 4")  # fmt: skip
+       "D 128, documents, causal, ranges, group of 4", "D 128, float8, full, group of 1", "D 128, float8, causal, group of 4")  # fmt: skip
 
 
 def every(words: list[str]) -> Iterator[Compiled]:

@@ -30,6 +30,7 @@ from ..contract.poison import poison_unseen, poisoned_memory
 from ..contract.rooms import problem_of, run
 from ..contract.test_forward import _wide
 from ..contract.tolerance import PROMISED, error, plain
+from . import test_hopper_float8 as float8
 from .test_hopper import DIVIDED, MORE, PAGES, PAGES_DIVIDED, WILD_TREE, nodes, shared_nodes
 
 
@@ -151,6 +152,31 @@ def test_a_wild_key_reaches_only_the_queries_that_see_it(D: int, wild: float) ->
     assert not bool(torch.isfinite(state.out[:, seen]).all(-1).any())
 
 
+@pytest.mark.parametrize("mask", [Full(), Causal(), Causal() & Window(before=100), Prefix(170), Window(before=130, after=70)], ids=str)
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize(("T", "S"), [(64, 64), (129, 257), (300, 1000), (513, 511), (1024, 1024), (70, 5000)])
+@pytest.mark.parametrize(("H", "G"), [(2, 2), (8, 2), (6, 2)])
+@pytest.mark.parametrize(("D", "V"), [(64, 64), (128, 128), (96, 112)])
+def test_float8_of_every_width_mask_group_and_ragged_size(D: int, V: int, H: int, G: int, T: int, S: int, each: bool, mask: Mask) -> None:
+    call = float8.called(T, S, H, G, D, V, mask=mask, each=each)
+    close_float8(call)
+
+
+@pytest.mark.parametrize("call", float8.CASES.values(), ids=float8.CASES)
+def test_float8_of_every_term(call: Call) -> None:
+    close_float8(call)
+
+
+def close_float8(call: Call) -> None:
+    known = float8.truth(call)
+    with poisoned_memory():
+        first = on_the_gpu(call)
+    second = on_the_gpu(call)
+    assert error(first.out, known.out) <= PROMISED["triton"] * error(float8.plainly(call), known.out)
+    assert error(first.lse, known.lse) <= 1e-4
+    assert torch.equal(first.out, second.out) and torch.equal(first.lse, second.lse)
+
+
 def drawn(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.randn(*shape, device="cuda", dtype=dtype)
 
@@ -203,6 +229,7 @@ def calls() -> dict[str, Callable[[], State]]:
     index = torch.tensor([0, 1000, 4096], device="cuda", dtype=torch.int32)
     few, cached = drawn(1, 64, 32, 128), drawn(1, 20000, 8, 128)
     grown = Tree((drawn(1, 64, 64) > 0) | torch.eye(64, device="cuda").bool())
+    narrow = [float8.rounded(x.float()) for x in (long_q, long_k, long_k)]
     sink, lengths = Sink(drawn(8, dtype=torch.float32)), torch.tensor([300, 170], device="cuda", dtype=torch.int32)
     pages, in_pages = (paged(torch.tensor(lies), 16, 128) for lies in ((300, 170), (20000,)))
     return {
@@ -213,6 +240,7 @@ def calls() -> dict[str, Callable[[], State]]:
         "divided": lambda: attention_state(few, cached, cached, mask=Causal()),
         "tree": lambda: attention_state(few, cached, cached, mask=grown),
         "full": lambda: attention_state(long_q, long_k, long_k),
+        "float8": lambda: attention_state(*narrow, mask=Causal()),
         "window": lambda: attention_state(long_q, long_k, long_k, mask=Causal() & Window(before=500)),
         "packed": lambda: attention_state(Packed(long_q[0], index, 3096), Packed(long_k[0], index, 3096), long_k[0], mask=Causal()),
         "ranges": lambda: attention_state(q, Ranged(k, k, torch.zeros_like(lengths), lengths)),
@@ -220,7 +248,7 @@ def calls() -> dict[str, Callable[[], State]]:
     }
 
 
-NAMES = ("pages", "pages, divided", "short", "long", "divided", "tree", "full", "window", "packed", "ranges", "terms")
+NAMES = ("pages", "pages, divided", "short", "long", "divided", "tree", "full", "float8", "window", "packed", "ranges", "terms")
 
 
 @pytest.fixture

@@ -221,18 +221,20 @@ def hopper(arguments: argparse.Namespace) -> int:
 
     here = gpu.check_gpu()
     flash, words = _flash(arguments)
-    works = lab.suite(gpu.shapes(arguments.quick), flash)
+    shapes = gpu.shapes(arguments.quick)
+    works, others = lab.suite(shapes, flash), [*lab.errors(shapes, flash), lambda: gpu_features.host("hopper")]
     command = f"strobe bench hopper{words}" + " --quick" * arguments.quick
     with (
         Sheet(Path(arguments.out), "hopper", command, here, commit=arguments.commit) as sheet,
-        progress(len(works) + 1) as advance,
+        progress(len(works) + len(others)) as advance,
         using("hopper"),
     ):
         for row in gpu.measure(works, "hopper"):
             sheet.rows.append(row)
             advance(row.case)
-        sheet.rows.append(gpu_features.host("hopper"))
-        advance(sheet.rows[-1].case)
+        for make in others:
+            sheet.rows.append(make())
+            advance(sheet.rows[-1].case)
     return _gpu_shown(sheet)
 
 

@@ -90,10 +90,11 @@ class _Simple(torch.autograd.Function):
 
 
 def _refuse_cache_gradients(call: Call) -> None:
-    for side in key_sides(call.keys):
-        held = (side.data, side.scale) if isinstance(side, Scaled) else (side,) if isinstance(call.keys, Paged) else ()
-        if any(isinstance(x, Tensor) and x.requires_grad for x in held):
-            raise Invalid("pages and scaled keys are a cache and take no gradient; pass plain arrays, or detach them")
+    sides = key_sides(call.keys)
+    held = [x for side in (call.q, *sides) if isinstance(side, Scaled) for x in (side.data, side.scale)]
+    held += sides if isinstance(call.keys, Paged) else ()
+    if any(isinstance(x, Tensor) and x.requires_grad for x in held):
+        raise Invalid("pages and what is Scaled are a cache and take no gradient; pass plain arrays, or detach them")
 
 
 _library = torch.library.Library("strobe", "DEF")  # kept alive: torch forgets operators whose library is collected
@@ -144,7 +145,8 @@ def _attention_fake(
 ) -> tuple[Tensor, Tensor]:
     lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     width = v.shape[-1] * (2 if v.dtype == torch.uint8 else 1)  # pairs of int4
-    return q.new_empty((*q.shape[:-1], width)), q.new_empty(q.shape[:-1], dtype=lse_dtype)
+    dtype = torch.bfloat16 if q.dtype.itemsize == 1 else q.dtype
+    return q.new_empty((*q.shape[:-1], width), dtype=dtype), q.new_empty(q.shape[:-1], dtype=lse_dtype)
 
 
 def _like(x: Tensor | None, d_out: Tensor) -> Tensor:

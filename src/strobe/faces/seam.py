@@ -33,6 +33,10 @@ def flatten(call: Call) -> tuple[Any, Any, Any, Any, Any, Any, list[Any], str, l
         rest.append(q.offsets)
         sizes.append(q.longest)
         q = q.tokens
+    elif isinstance(q, Scaled):
+        words += "q=Scaled;"
+        rest.append(q.scale)
+        q = q.data
     keys = call.keys
     k, v = (keys.keys, keys.values) if isinstance(keys, Paged) else (keys.k, keys.v)
     if isinstance(k, Scaled):
@@ -112,7 +116,9 @@ def unflatten(
     """The call that `flatten` flattened."""
     said = _parsed(words)
     left, numbers = iter(rest), iter(sizes)
-    if "q" in said:
+    if said.get("q") == "Scaled":
+        q = Scaled(q, next(left))
+    elif "q" in said:
         q = Packed(q, next(left), int(next(numbers)))
     if "k" in said:
         k = Scaled(k, next(left))

@@ -11,6 +11,8 @@ from torch import Tensor
 from strobe.errors import Invalid
 from strobe.layouts import Paged
 
+NONE = None, None, None
+
 
 def load(path: str) -> None:
     """Makes the library's operators known to torch.
@@ -27,12 +29,14 @@ def load(path: str) -> None:
         raise Invalid(f"{path} is not FlashAttention 3 for torch {torch.__version__}: {wrong}") from wrong
 
 
-def over(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window: int = -1, splits: int = 0) -> Callable[[], Tensor]:
+def over(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window: int = -1, splits: int = 0, scales: tuple[Tensor | None, ...] = NONE
+) -> Callable[[], Tensor]:  # fmt: skip
     """A call over dense arrays `[B, T, H, D]`, `[B, S, G, D]`, which it takes packed; `window` keys before a query's own, −1 for all; 0
-    splits are as many as it likes."""
+    splits are as many as it likes; scales of float8 queries, keys and values are one a sequence and key head, `[B, G]`."""
     (B, T), S = q.shape[:2], k.shape[1]
     k_offsets = torch.arange(B + 1, dtype=torch.int32, device=q.device) * S
-    return _started(q, k.flatten(0, 1), v.flatten(0, 1), (k_offsets, None, None), (T, S), (causal, window, splits))
+    return _started(q, k.flatten(0, 1), v.flatten(0, 1), (k_offsets, None, None), (T, S), (causal, window, splits), scales)
 
 
 def paged(q: Tensor, keys: Paged, causal: bool = True) -> Callable[[], Tensor]:
@@ -42,12 +46,13 @@ def paged(q: Tensor, keys: Paged, causal: bool = True) -> Callable[[], Tensor]:
 
 def _started(
     q: Tensor, keys: Tensor, values: Tensor, lie: tuple[Tensor | None, Tensor | None, Tensor | None], longest: tuple[int, int],
-    how: tuple[bool, int, int],
+    how: tuple[bool, int, int], scales: tuple[Tensor | None, ...] = NONE,
 ) -> Callable[[], Tensor]:  # fmt: skip
     """A call, its results as the queries lie; keys by (offsets, lengths in use, a table), how by (causal, window, splits)."""
     (B, T), rows = q.shape[:2], q.flatten(0, 1)
     q_offsets = torch.arange(B + 1, dtype=torch.int32, device=q.device) * T
-    out, scale = rows.new_empty((*rows.shape[:-1], values.shape[-1])), q.shape[-1] ** -0.5
+    dtype = torch.bfloat16 if q.dtype.itemsize == 1 else q.dtype
+    out, scale = rows.new_empty((*rows.shape[:-1], values.shape[-1]), dtype=dtype), q.shape[-1] ** -0.5
     (k_offsets, used, table), (causal, window, splits) = lie, how
 
     def run() -> Tensor:
@@ -59,7 +64,7 @@ def _started(
             *longest,
             table, None, None,  # which sequences, padding to the left
             None, None, None,  # a rotation
-            None, None, None,  # scales of narrow numbers
+            *scales,
             scale, causal, window, 0 if window >= 0 else -1, 0.0, True,  # no cap
             None, splits, None, 0,  # no plan, groups packed as it likes, all multiprocessors
             None, 1, 0, None,  # no sink, one device

@@ -11,9 +11,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from strobe import Causal, Documents, Full, Packed, Paged, Window, attention, using
+from strobe import Causal, Documents, Full, Packed, Paged, Scaled, Window, attention, using
 from strobe.lab import fa3, fa4
-from strobe.lab.gpu import CUDNN, Run, Shape, Work, arrays, forward, near
+from strobe.lab.gpu import CUDNN, TOKENS, WIDTH, Run, Shape, Work, arrays, forward, near
+from strobe.lab.results import Row
 
 FA3, FA4, TRITON = "FlashAttention 3", "FlashAttention 4", "the Triton room"
 
@@ -32,12 +33,19 @@ class Flash(NamedTuple):
 
 def suite(shapes: list[Shape], flash: Flash) -> list[Callable[[], Work]]:
     """The shapes that the field compares on, windows of 1,024, latent attention's prompts, a packed batch of ragged lengths, a chunk over a
-    cache in pages, and documents."""
+    cache in pages, documents, and float8."""
     longest = max(shape.S for shape in shapes)
     works: list[Callable[[], Work]] = [lambda shape=shape: prompt(shape, flash) for shape in shapes]
     works += [lambda D=D: window(Shape(longest, D, 2048 // D, 2048 // D, True), flash) for D in (64, 128)]
     works += [lambda masked=masked: unequal(longest, masked, flash) for masked in (False, True)]
+    works += [lambda D=D, masked=masked: float8(longest, D, masked, flash)[0] for D in (64, 128) for masked in (False, True)]
     return [*works, lambda: packed(longest), lambda: chunk(longest, flash), lambda: documents(longest)]
+
+
+def errors(shapes: list[Shape], flash: Flash) -> list[Callable[[], Row]]:
+    """Of float8."""
+    longest = max(shape.S for shape in shapes)
+    return [lambda D=D, masked=masked: float8_error(longest, D, masked, flash) for D in (64, 128) for masked in (False, True)]
 
 
 def elsewhere(run: Run) -> Run:
@@ -135,3 +143,40 @@ def documents(longest: int) -> Work:
     for peer, other in peers.items():
         near("forward", f"{peer}, {case}", (run(),), (other(),))
     return Work(f"forward {case}", run, peers, 2.0 * 16 * 128 * longest * each)
+
+
+def rounded(x: torch.Tensor) -> Scaled:
+    """Numbers in float8 with one scale a sequence and head."""
+    scale = x.float().abs().amax((1, 3))[:, None] / 448
+    return Scaled((x.float() / scale[..., None]).to(torch.float8_e4m3fn), scale)
+
+
+def float8(S: int, D: int, masked: bool, flash: Flash) -> tuple[Work, tuple[Scaled, ...], dict[str, Run]]:
+    """(float8 beside bfloat16 and FlashAttention 3 in float8; queries, keys and values; what is compared in `float8_error`). Values have a
+    mean, as those of a model do, so that what an accumulator cuts off shows."""
+    B, H = max(1, TOKENS // S), WIDTH // D
+    wide = [torch.randn(B, S, H, D, device="cuda", dtype=torch.bfloat16) + mean for mean in (0.0, 0.0, 0.5)]
+    narrow, mask = tuple(map(rounded, wide)), Causal() if masked else Full()
+    runs: dict[str, Run] = {"strobe": lambda: attention(*narrow, mask=mask)}
+    if flash.three:
+        scales = tuple(x.scale[:, 0].contiguous() for x in narrow)
+        runs[FA3] = fa3.over(*(x.data for x in narrow), causal=masked, scales=scales)
+    peers = {"bfloat16": lambda: attention(*wide, mask=mask)} | {name: run for name, run in runs.items() if name != "strobe"}
+    case = f"float8, forward B{B} S{S} H{H} G{H} D{D} {'causal' if masked else 'full'}"
+    return Work(case, runs["strobe"], peers), narrow, runs
+
+
+def float8_error(S: int, D: int, masked: bool, flash: Flash) -> Row:
+    """How far a head's last queries are from float64 over the same rounded numbers, beside weights rounded to float8 and nothing else."""
+    work, narrow, runs = float8(S, D, masked, flash)
+    q, k, v = (x.data[0, :, 0].double() * x.scale[0, :, :1].double() for x in narrow)
+    scores = q[-512:] @ k.T * D**-0.5
+    if masked:
+        scores += torch.full_like(scores, -torch.inf).triu(S - 511)
+    p = (scores - scores.amax(-1, keepdim=True)).exp()
+    truth = p @ v / p.sum(-1, keepdim=True)
+    found = {name: run()[0, -512:, 0] for name, run in runs.items()}
+    found["weights rounded to float8"] = (256 * p).float().to(torch.float8_e4m3fn).double() / 256 @ v / p.sum(-1, keepdim=True)
+    apart = {name: round(100 * float((x.double() - truth).norm() / truth.norm()), 4) for name, x in found.items()}
+    ours = apart.pop("strobe")
+    return Row(f"error of {work.case}", ours, apart, None, "hopper", metric="error", unit="%")

@@ -14,7 +14,7 @@ from strobe.backends.cpu.extras import Extras, has_extras
 from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.masks import split
 from strobe.plan import Plan
-from strobe.problem import Call, Problem, key_sides
+from strobe.problem import Call, Problem, key_sides, per_token
 from strobe.state import State
 from strobe.terms import Scaled
 
@@ -132,7 +132,8 @@ def filled(known: Prepared, call: Call, state: State) -> tuple[Any, tuple[Any, .
     struct = form.copy()
     if scaled:
         at, write = lib.SCALES
-        write(struct, at, k.scale.data_ptr(), v.scale.data_ptr(), *_scale_strides(k.scale), *_scale_strides(v.scale))
+        k_scale, v_scale = per_token(k), per_token(v)
+        write(struct, at, k_scale.data_ptr(), v_scale.data_ptr(), *_scale_strides(k_scale), *_scale_strides(v_scale))
         k, v = k.data, v.data
     at, write = lib.TENSORS
     write(

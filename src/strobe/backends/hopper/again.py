@@ -77,7 +77,7 @@ def kept_run(plan: Plan, launch: Callable[[Plan, Call], State], code: Callable[.
     problem, known = plan.problem, arguments.fixed(plan)
     assert isinstance(problem, Problem)
     call = problem.call
-    if type(call.keys) is not Dense or call.first is not None or call.sink is not None or not call.mask.plain:
+    if known.form.narrow or type(call.keys) is not Dense or call.first is not None or call.sink is not None or not call.mask.plain:
         return None
     B, T, H = problem.B, problem.T, problem.H
     if known.form.packed or known.form.divided or not B * T * H * problem.V:
@@ -119,7 +119,7 @@ def kept_run(plan: Plan, launch: Callable[[Plan, Call], State], code: Callable[.
         addresses = (None,) * 4 if sides is None else (at_k, sides[0], at_v, sides[1])
         stream = driver.active.get_current_stream(device)
         boxes = placed(q, of_q), placed(k, of_k), placed(v, of_v), placed(out, of_out)
-        start_again(made, grid, stream, (*boxes, None, lse, None, *addresses, counters.taken(device, stream), *rest))
+        start_again(made, grid, stream, (*boxes, None, lse, None, None, *addresses, counters.taken(device, stream), *rest))
         return State(out, lse)
 
     return run

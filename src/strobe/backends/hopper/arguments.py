@@ -16,6 +16,7 @@ from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.masks import Documents, Prefix, Tree, split
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
+from strobe.terms import Scaled
 
 FAR = 2**30  # of a window's reach: no sequence is longer, and sums with positions stay below 2³¹
 
@@ -30,8 +31,9 @@ class Box(TensorDescriptor):
 
 
 def tokens(call: Call) -> Tensor:
-    """The queries, packed or not."""
-    return call.q.tokens if isinstance(call.q, Packed) else call.q
+    """The queries, packed or not, narrow ones without their scales."""
+    q = call.q
+    return q.tokens if isinstance(q, Packed) else q.data if isinstance(q, Scaled) else q
 
 
 Steps = tuple[int, int, int]
@@ -48,7 +50,7 @@ def steps(x: Tensor) -> Steps:
 
 def readable(x: Tensor, taken: Steps) -> bool:
     """Whether the copy engine can read it: it takes steps of 16 bytes, forwards, from such an address."""
-    return x.data_ptr() % 16 == 0 and min(taken) > 0 and (taken[0] | taken[1] | taken[2]) % 8 == 0
+    return x.data_ptr() % 16 == 0 and min(taken) > 0 and (taken[0] | taken[1] | taken[2]) % (16 // x.itemsize) == 0
 
 
 def aligned(x: Tensor) -> tuple[Tensor, Steps]:
@@ -69,7 +71,7 @@ class Shape(NamedTuple):
 
 def _shape(tokens: int, heads: int, width: int, dtype: str) -> Shape:
     block = [1, tokens, heads, width]
-    return Shape(block, gl.NVMMASharedLayout.get_default_for(block, getattr(gl, dtype)))
+    return Shape(block, gl.NVMMASharedLayout.get_default_for(block, gl.float8e4nv if dtype == "float8_e4m3fn" else getattr(gl, dtype)))
 
 
 def boxed(x: Tensor, taken: Steps, shape: Shape) -> Box:
@@ -119,8 +121,8 @@ def fixed(plan: Plan) -> Fixed:
         form=made,
         q=_shape(made.tokens, made.pack, made.width, problem.dtype),
         k=_shape(made.box, 1, made.columns, problem.dtype),
-        v=_shape(made.box, 1, made.value_columns, problem.dtype),
-        out=_shape(made.tokens, made.pack, made.value_width, problem.dtype),
+        v=_shape(made.value_rows if made.narrow else made.box, 1, made.value_columns, problem.dtype),
+        out=_shape(made.tokens, made.pack, made.value_width, problem.result_dtype),
         units=units_of if made.packed else units_of * problem.B,
         units_of=units_of,
         section=section(problem, made),

@@ -128,8 +128,8 @@ def channel(array, TOKENS: gl.constexpr, WIDTH: gl.constexpr, SLOTS: gl.constexp
 class Addresses:
     """Where keys and values lie: of each its address and its strides of sequence or page, token and head; behind them where a tree lies and
     its stride of sequence; or where documents of queries and of keys lie and what `span_documents` wrote, queries and keys; or, of keys in
-    pages, which have neither, the table's address and stride, the last page there is, and the last key a table tells. In shared memory,
-    for what is hardly ever used would take registers from the loop."""
+    pages, which have neither, the table's address and stride, the last page there is, and the last key a table tells; or where scales of
+    queries, keys and values lie, with their strides. In shared memory, for what is hardly ever used would take registers from the loop."""
 
     numbers: gl.shared_memory_descriptor
 
@@ -161,6 +161,12 @@ class Addresses:
         return gl.cast(self.get(which), gl.pointer_type(gl.int32), bitcast=True)
 
     @gluon.jit
+    def scale(self, SIDE: gl.constexpr, sequence, head, o_token):
+        """Addresses of scales of tokens of a sequence and head: queries' (SIDE 0), keys' (1) or values' (2); heads may be several."""
+        p_scale = gl.cast(self.get(8 + 4 * SIDE), gl.pointer_type(gl.float32), bitcast=True)
+        return p_scale + sequence * self.get(9 + 4 * SIDE) + o_token * self.get(10 + 4 * SIDE) + head * self.get(11 + 4 * SIDE)
+
+    @gluon.jit
     def page(self, sequence, token, PAGE: gl.constexpr):
         """The page of a sequence's key."""
         column = gl.minimum(token, self.get(11)) // PAGE
@@ -170,12 +176,12 @@ class Addresses:
 
 @gluon.jit
 def addresses(
-    k_data, k_strides, v_data, v_strides, tree, tree_step, q_documents, k_documents, spans, table, table_step, pages, T, S,
+    k_data, k_strides, v_data, v_strides, tree, tree_step, q_documents, k_documents, spans, table, table_step, pages, T, S, scales,
     form: gl.constexpr,
 ):  # fmt: skip
     """The addresses, if the kernel may need them."""
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    COUNT: gl.constexpr = 13 if form.documents else 12 if form.page is not None else 10 if form.tree else 8
+    COUNT: gl.constexpr = 20 if form.narrow else 13 if form.documents else 12 if form.page is not None else 10 if form.tree else 8
     numbers = gl.allocate_shared_memory(gl.int64, [COUNT, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     if form.unseen:
         for side in gl.static_range(2):
@@ -190,6 +196,12 @@ def addresses(
             numbers.index(9).store(zero + table_step)
             numbers.index(10).store(zero + pages - 1)
             numbers.index(11).store(zero + S - 1)
+    if form.narrow:
+        begin = gl.full([1], 0, gl.int64, layout=layout)
+        for side in gl.static_range(3):
+            numbers.index(8 + 4 * side).store(begin + gl.cast(scales[side][0], gl.int64, bitcast=True))
+            for i in gl.static_range(3):
+                numbers.index(9 + 4 * side + i).store(begin + scales[side][1][i])
     if form.documents:
         none = gl.full([1], 0, gl.int64, layout=layout)
         numbers.index(8).store(none + gl.cast(q_documents, gl.int64, bitcast=True))

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma, warpgroup_mma_wait
 
+from strobe.backends.hopper.block import (
+    LN_2, LOWERED, capped, masked, packed, products, scaled, score, scores_lie, values_lie, weigh, weighted,
+)  # fmt: skip
 from strobe.backends.hopper.channel import Consumer
 from strobe.backends.hopper.compat import pieces, write_back
 from strobe.backends.hopper.jobs import (
@@ -17,27 +20,26 @@ from strobe.backends.hopper.jobs import (
 from strobe.backends.hopper.schedule import SPAN, blocks_of_group, last_seen
 from strobe.backends.hopper.scoring import LOG2_E, tanh
 
-LN_2 = gl.constexpr(0.6931471805599453)
-
-
-@gluon.constexpr_function
-def products(width):
-    """How the numbers of a product `[64, width]` lie in the registers of a warpgroup."""
-    return gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, width, 16])
-
-
-@gluon.constexpr_function
-def weights(width):
-    """The same, for the left side of a product of this width."""
-    return gl.DotOperandLayout(operand_index=0, parent=products(width), k_width=2)
+LEAST = gl.constexpr(1e-30)  # of scales: 0 · −∞ would be NaN, and scores of so small a scale are 0 in effect
 
 
 @gluon.jit
-def capped(b_s, inner, form: gl.constexpr):
-    """Scores in units that `scale` makes base 2 of; with a soft cap tanh(score / limit)."""
-    if form.cap != "no":
-        b_s = tanh(b_s * inner, form.cap == "fast")
-    return b_s
+def of_rows(rows, scale, inner, jobs, turn, GROUP: gl.constexpr, form: gl.constexpr):
+    """(scale, inner) of each row of narrow queries, with the scales of its own and of the keys in the one that products meet; below 0,
+    where the greatest product would not be the greatest score, NaN. Scales of queries are of a token and head, of keys of a head."""
+    if form.narrow:
+        o_row = gl.arange(0, 64, layout=gl.SliceLayout(1, scores_lie(form)))
+        o_token = GROUP * form.next_tokens + o_row // form.pack
+        p_own = rows.scale(0, jobs.get(turn, BATCH), jobs.get(turn, HEAD) + o_row % form.pack, jobs.get(turn, TOKEN) + o_token)
+        b_own = gl.load(p_own, mask=o_token < jobs.get(turn, QUERIES), other=1.0)
+        b_own *= gl.load(rows.scale(1, jobs.get(turn, K_BATCH), jobs.get(turn, K_HEAD), 0))
+        b_own = gl.where(b_own < 0, float("nan"), gl.maximum(b_own, LEAST))
+        if form.cap == "no":
+            scale = b_own * scale
+        else:
+            scale = b_own * 0.0 + scale
+            inner = b_own * inner
+    return scale, inner
 
 
 @gluon.jit
@@ -59,90 +61,43 @@ def own(rows, jobs, turn, GROUP: gl.constexpr, form: gl.constexpr):
     if form.documents:
         sequence = jobs.get(turn, BATCH)
         T, S = rows.get(11), rows.get(12)
-        o_row = gl.arange(0, 64, layout=gl.SliceLayout(1, products(form.tile.keys))) // form.pack
+        o_row = gl.arange(0, 64, layout=gl.SliceLayout(1, scores_lie(form))) // form.pack
         o_query = gl.minimum(jobs.get(turn, TOKEN) + GROUP * form.next_tokens + o_row, gl.cast(T - 1, gl.int32))
         found = rows.integers(9) + sequence * S, gl.cast(S, gl.int32), gl.load(rows.integers(8) + sequence * T + o_query)
     return found
 
 
 @gluon.jit
-def masked(b_s, block, b_first, b_last, tree, form: gl.constexpr):
-    """−∞ for keys that a row does not see: of keys b_first … b_last those of the block, of a tree's nodes those with a bit, of documents
-    the row's own."""
-    layout: gl.constexpr = products(form.tile.keys)
-    o_n = block * form.tile.keys + gl.arange(0, form.tile.keys, layout=gl.SliceLayout(0, layout))
-    b_seen = o_n[None, :] <= b_last[:, None]
-    if form.before:
-        b_seen = b_seen & (o_n[None, :] >= b_first[:, None])
-    if form.tree:
-        o_node = o_n - tree[0]
-        m_node = b_seen & (o_node >= 0)[None, :]
-        b_seen = b_seen & (gl.load(tree[1] + (tree[2][:, None] + o_node[None, :]), mask=m_node, other=1) != 0)
-    if form.documents:
-        b_its = gl.load(tree[0] + gl.minimum(o_n, tree[1] - 1))
-        b_seen = b_seen & (b_its[None, :] == tree[2][:, None])
-    return gl.where(b_seen, b_s, float("-inf"))
-
-
-@gluon.jit
-def score(b_q, b_k, form: gl.constexpr):
-    """q · k of a block, under way; of 256 columns no more than there are keys in, by 64."""
-    zeros = gl.full([64, form.tile.keys], 0.0, gl.float32, layout=products(form.tile.keys))
-    b_k = b_k.reshape([form.tile.keys, form.width])
-    if form.width == 256 and form.D <= 192:
-        b_s = warpgroup_mma(b_q.slice(0, 128, 1), b_k.slice(0, 128, 1).permute((1, 0)), zeros, use_acc=False, is_async=True)
-        b_s = warpgroup_mma(b_q.slice(128, 64, 1), b_k.slice(128, 64, 1).permute((1, 0)), b_s, is_async=True)
-    else:
-        b_s = warpgroup_mma(b_q, b_k.permute((1, 0)), zeros, use_acc=False, is_async=True)
-    return b_s
-
-
-@gluon.jit
-def weigh(b_s, b_greatest, b_m, b_l, scale):
-    """(weights, greatest score, sum of weights, what the old sums are worth) after the scores of a block and their greatest."""
-    b_top = gl.maximum(b_m, b_greatest)
-    b_base = gl.where(b_top == float("-inf"), 0.0, b_top) * scale  # −∞ − −∞ would be NaN
-    b_p = gl.exp2(b_s * scale - b_base[:, None])
-    b_decay = gl.exp2(b_m * scale - b_base)
-    return b_p, b_top, b_l * b_decay + gl.sum(b_p, 1), b_decay
-
-
-@gluon.jit
-def scaled(b_o, b_decay, form: gl.constexpr):
-    """The weighted sums of rows whose greatest score has grown."""
-    return b_o * gl.convert_layout(b_decay, gl.SliceLayout(1, products(form.value_width)))[:, None]
-
-
-@gluon.jit
-def packed(b_w, dtype: gl.constexpr, form: gl.constexpr):
-    """Weights as the left side of a product with values, which takes no exchange between threads."""
-    return gl.convert_layout(b_w.to(dtype), weights(form.value_width), assert_trivial=True)
-
-
-@gluon.jit
-def advance(b_q, b_p, b_m, b_l, b_o, keys, values, step, scale, inner, form: gl.constexpr):
+def advance(b_q, b_p, b_m, b_l, b_o, b_worth, keys, values, step, scale, inner, form: gl.constexpr):
     """One block on: the block before gets its values while this one, which all rows see whole, gets its scores. There is no branch in
-    this, so that the assembler takes weights of one row while it still looks for the greatest score of another."""
+    this, so that the assembler takes weights of one row while it still looks for the greatest score of another. The sums of narrow values
+    are multiplied by what they are worth beside the block's own, b_worth, where these are added; those of wide ones were before."""
     b_s = score(b_q, keys.wait(step + 1), form)
-    b_v = values.wait(step).reshape([form.tile.keys, form.value_width])
-    b_o = warpgroup_mma(b_p, b_v, b_o, is_async=True)
+    b_new = weighted(b_p, b_o, values, step, form)
     b_s = warpgroup_mma_wait(1, [b_s])
     keys.release(step + 1)
     b_s = capped(b_s, inner, form)
-    b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale)
-    b_o = warpgroup_mma_wait(0, [b_o])
+    b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale, form.narrow)
+    b_new = warpgroup_mma_wait(0, [b_new])
     values.release(step)
-    return packed(b_w, b_p.dtype, form), b_m, b_l, scaled(b_o, b_decay, form)
+    b_p = packed(b_w, b_p.dtype, form)
+    if form.narrow:
+        b_o = scaled(b_o, b_worth, form) + b_new
+        b_worth = b_decay
+    else:
+        b_o = scaled(b_new, b_decay, form)
+    return b_p, b_m, b_l, b_o, b_worth
 
 
 @gluon.jit
 def add(b_p, b_o, values, step, form: gl.constexpr):
-    """The values of a block, weighted, and nothing beside it."""
-    b_v = values.wait(step).reshape([form.tile.keys, form.value_width])
-    b_o = warpgroup_mma(b_p, b_v, b_o, is_async=True)
-    b_o = warpgroup_mma_wait(0, [b_o])
+    """The values of a block, weighted, and nothing beside it; b_o is worth as much as they are."""
+    b_new = weighted(b_p, b_o, values, step, form)
+    b_new = warpgroup_mma_wait(0, [b_new])
     values.release(step)
-    return b_o
+    if form.narrow:
+        b_new = b_o + b_new
+    return b_new
 
 
 @gluon.jit
@@ -155,7 +110,7 @@ def alone(
     b_s = warpgroup_mma_wait(0, [b_s])
     keys.release(step)
     b_s = masked(capped(b_s, inner, form), block, b_first, b_last, tree, form)
-    b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale)
+    b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale, form.narrow)
     return b_m, b_l, add(packed(b_w, dtype, form), scaled(b_o, b_decay, form), values, step, form)
 
 
@@ -177,7 +132,7 @@ def seen(rows, jobs, turn, GROUP: gl.constexpr, form: gl.constexpr):
         p_span = rows.integers(10) + (jobs.get(turn, BATCH) * tiles + of_tile) * SPAN(form.tile.groups) + 2 + 2 * GROUP
         full_high = gl.maximum(gl.minimum(full_high, gl.load(p_span + 1)), low)
         full_low = gl.maximum(gl.minimum(gl.maximum(full_low, gl.load(p_span)), full_high), low)
-    b_position = position + gl.arange(0, 64, layout=gl.SliceLayout(1, products(form.tile.keys))) // form.pack
+    b_position = position + gl.arange(0, 64, layout=gl.SliceLayout(1, scores_lie(form))) // form.pack
     return b_position - before, last_seen(b_position, length, prefix, after, form), low, high, full_low, full_high
 
 
@@ -210,9 +165,9 @@ def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.c
     step = skip(keys, values, step, jobs.get(turn, HIGH) - high)
     q = mine.wait(turn)
     b_q = q.reshape([64, form.width])
-    b_m = gl.full([64], float("-inf"), gl.float32, layout=gl.SliceLayout(1, products(form.tile.keys)))
+    b_m = gl.full([64], float("-inf"), gl.float32, layout=gl.SliceLayout(1, scores_lie(form)))
     b_l = gl.zeros_like(b_m)
-    b_o = gl.full([64, form.value_width], 0.0, gl.float32, layout=products(form.value_width))
+    b_o = gl.full([64, form.value_width], 0.0, gl.float32, layout=values_lie(form))
     if MASKED:
         for i in range(high - 1 - full_high):
             b_m, b_l, b_o = alone(
@@ -226,13 +181,16 @@ def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.c
     b_s = warpgroup_mma_wait(0, [b_s])
     keys.release(step)
     b_s = masked(capped(b_s, inner, form), full_high, b_first, b_last, tree, form)
-    b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale)
+    b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale, form.narrow)
     b_p = packed(b_w, q.dtype, form)
-    if MASKED:
+    if MASKED and not form.narrow:
         b_o = scaled(b_o, b_decay, form)
+    b_worth = b_decay
     for _ in range(full_high - full_low):
-        b_p, b_m, b_l, b_o = advance(b_q, b_p, b_m, b_l, b_o, keys, values, step, scale, inner, form)
+        b_p, b_m, b_l, b_o, b_worth = advance(b_q, b_p, b_m, b_l, b_o, b_worth, keys, values, step, scale, inner, form)
         step += 1
+    if form.narrow:
+        b_o = scaled(b_o, b_worth, form)
     b_o = add(b_p, b_o, values, step, form)
     step += 1
     if form.before:
@@ -241,6 +199,8 @@ def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.c
                 b_q, b_m, b_l, b_o, keys, values, step, full_low - 1 - i, b_first, b_last, tree, scale, inner, q.dtype, form
             )  # fmt: skip
             step += 1
+    if form.narrow:
+        b_o *= LOWERED
     return b_m, b_l, b_o, step
 
 
@@ -254,10 +214,14 @@ def finite(b_x):
 def carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form: gl.constexpr):
     """The weighted sum again, one key after another, so that NaN among the values reaches only the rows that see it."""
     k_layout: gl.constexpr = products(form.width)
-    v_layout: gl.constexpr = products(form.value_width)
+    v_layout: gl.constexpr = values_lie(form)
     o_d = gl.arange(0, form.width, layout=gl.SliceLayout(0, k_layout))
     o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, v_layout))
     b_base = gl.convert_layout(gl.where(b_m == float("-inf"), 0.0, b_m) * scale, gl.SliceLayout(1, v_layout))
+    if form.narrow:
+        scale = gl.convert_layout(scale, gl.SliceLayout(1, v_layout))
+        if form.cap != "no":
+            inner = gl.convert_layout(inner, gl.SliceLayout(1, v_layout))
     b_first, b_last, low, high, _, _ = seen(rows, jobs, turn, GROUP, form)
     tree = nodes(rows, jobs, turn, b_first, form)
     if form.documents:
@@ -279,7 +243,9 @@ def carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form:
         b_v = gl.load(p_value + o_v, mask=o_v < form.V, other=0.0).to(gl.float32)
         b_q = q.reshape([64, form.width]).load(k_layout).to(gl.float32)
         b_s = gl.convert_layout(gl.sum(b_q * b_k[None, :], 1), gl.SliceLayout(1, v_layout))
-        b_p = gl.exp2(capped(b_s, inner, form) * scale - b_base)
+        if form.cap != "no":
+            b_s = tanh(b_s * inner, form.cap == "fast")
+        b_p = gl.exp2(b_s * scale - b_base)
         b_part = gl.where(finite(b_v)[None, :], b_p[:, None] * b_v[None, :], b_v[None, :])
         b_seen = b_last >= n
         if form.before:
@@ -294,27 +260,30 @@ def carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form:
 
 
 @gluon.jit
-def finished(b_m, b_l, b_o, sink, o_head, m_row, scale, form: gl.constexpr):
+def finished(b_m, b_l, b_o, sink, o_head, m_row, scale, v_scale, form: gl.constexpr):
     """(average of the values, lse in base 2) of the rows; a sink is a weight without a value."""
     b_top = b_m * scale
+    if form.narrow:
+        b_o *= v_scale
+        b_l *= LOWERED
     if sink is not None:
         b_sink = gl.load(sink + o_head, mask=m_row, other=float("-inf")).to(gl.float32) * LOG2_E
         b_top = gl.maximum(b_top, b_sink)
         b_base = gl.where(b_top == float("-inf"), 0.0, b_top)
         b_decay = gl.exp2(b_m * scale - b_base)
         b_l = b_l * b_decay + gl.exp2(b_sink - b_base)
-        b_o = b_o * gl.convert_layout(b_decay, gl.SliceLayout(1, products(form.value_width)))[:, None]
+        b_o = b_o * gl.convert_layout(b_decay, gl.SliceLayout(1, values_lie(form)))[:, None]
     b_some = b_l != 0.0
     b_lse = gl.where(b_some, b_top + gl.log2(b_l), float("-inf"))
     b_part = gl.where(b_some, 1.0 / b_l, 0.0)
-    return b_o * gl.convert_layout(b_part, gl.SliceLayout(1, products(form.value_width)))[:, None], b_lse
+    return b_o * gl.convert_layout(b_part, gl.SliceLayout(1, values_lie(form)))[:, None], b_lse
 
 
 @gluon.jit
 def leave(b_m, b_l, b_o, out, lse, jobs, turn, m_row, scale, GROUP: gl.constexpr, form: gl.constexpr):
     """Stores rows of a part: weighted sums, greatest scores in base 2, and behind those sums of weights."""
-    layout: gl.constexpr = products(form.value_width)
-    o_row = jobs.get(turn, ROW) + GROUP * 64 + gl.arange(0, 64, layout=gl.SliceLayout(1, products(form.tile.keys)))
+    layout: gl.constexpr = values_lie(form)
+    o_row = jobs.get(turn, ROW) + GROUP * 64 + gl.arange(0, 64, layout=gl.SliceLayout(1, scores_lie(form)))
     gl.store(lse + o_row, b_m * scale, mask=m_row)
     gl.store(lse + jobs.get(turn, HEADS) + o_row, b_l, mask=m_row)
     o_out = gl.cast(gl.convert_layout(o_row, gl.SliceLayout(1, layout)), gl.int64) * form.value_width
@@ -325,7 +294,7 @@ def leave(b_m, b_l, b_o, out, lse, jobs, turn, m_row, scale, GROUP: gl.constexpr
 
 @gluon.jit
 def finish(
-    b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, scale, inner, GROUP: gl.constexpr, form: gl.constexpr,
+    b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, scale, inner, results, GROUP: gl.constexpr, form: gl.constexpr,
 ):  # fmt: skip
     """The end of a turn: its rows are stored, or under way from the queries' place; the board's half is free."""
     q = mine.tile(turn)
@@ -336,25 +305,30 @@ def finish(
     head = jobs.get(turn, HEAD)
     skipped: gl.constexpr = GROUP * form.next_tokens
     left = jobs.get(turn, QUERIES) - skipped
-    o_row = gl.arange(0, 64, layout=gl.SliceLayout(1, products(form.tile.keys)))
+    o_row = gl.arange(0, 64, layout=gl.SliceLayout(1, scores_lie(form)))
     m_row = o_row // form.pack < left
     if form.divided:
         leave(b_m, b_l, b_o, out, lse, jobs, turn, m_row, scale, GROUP, form)
     else:
-        b_o, b_lse = finished(b_m, b_l, b_o, sink, head + o_row % form.pack, m_row, scale, form)
+        v_scale = 1.0
+        if form.narrow:
+            v_scale = gl.load(rows.scale(2, jobs.get(turn, K_BATCH), jobs.get(turn, K_HEAD), 0))
+        b_o, b_lse = finished(b_m, b_l, b_o, sink, head + o_row % form.pack, m_row, scale, v_scale, form)
         o_lse = jobs.get(turn, ROW) + (skipped + o_row // form.pack) * jobs.get(turn, HEADS) + o_row % form.pack
         gl.store(lse + o_lse, b_lse * LN_2, mask=m_row)
         if form.packed and left < form.tokens:  # the next rows are another sequence's
-            o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, products(form.value_width)))
-            o_out = gl.convert_layout(o_lse, gl.SliceLayout(1, products(form.value_width)))
-            m_out = gl.convert_layout(m_row, gl.SliceLayout(1, products(form.value_width)))
+            o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, values_lie(form)))
+            o_out = gl.convert_layout(o_lse, gl.SliceLayout(1, values_lie(form)))
+            m_out = gl.convert_layout(m_row, gl.SliceLayout(1, values_lie(form)))
             p_out = out + gl.cast(o_out, gl.int64)[:, None] * form.V + o_v[None, :]
-            gl.store(p_out, b_o.to(q.dtype), mask=m_out[:, None] & (o_v < form.V)[None, :])
+            gl.store(p_out, b_o.to(o.dtype), mask=m_out[:, None] & (o_v < form.V)[None, :])
         else:
             place = q  # of the queries, which is free
-            if form.width > form.value_width:
+            if form.narrow:
+                place = results.index(GROUP)
+            elif form.width > form.value_width:
                 place = pieces(q, o, form.width // form.value_width).index(0)
-            place.reshape([64, form.value_width]).store(b_o.to(q.dtype))
+            place.reshape([64, form.value_width]).store(b_o.to(o.dtype))
             fence_async_shared()
             write_back(o, [jobs.get(turn, BATCH), jobs.get(turn, TOKEN) + skipped, head, 0], place)
     jobs.release(turn)
@@ -362,7 +336,7 @@ def finish(
 
 @gluon.jit
 def consume(
-    GROUP: gl.constexpr, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form: gl.constexpr,
+    GROUP: gl.constexpr, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form: gl.constexpr,
 ):  # fmt: skip
     """Tile after tile."""
     mine = Consumer(queries, GROUP)
@@ -372,11 +346,12 @@ def consume(
     turn = 0
     jobs.wait(turn)
     while jobs.get(turn, MORE) != 0:
-        b_m, b_l, b_o, step = passed(mine, from_keys, from_values, jobs, turn, rows, step, scale, inner, GROUP, form)
+        to_base_2, to_cap = of_rows(rows, scale, inner, jobs, turn, GROUP, form)
+        b_m, b_l, b_o, step = passed(mine, from_keys, from_values, jobs, turn, rows, step, to_base_2, to_cap, GROUP, form)
         if form.before:
             _, _, low, _, _, _ = seen(rows, jobs, turn, GROUP, form)
             step = skip(from_keys, from_values, step, low - jobs.get(turn, LOW))
-        finish(b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, scale, inner, GROUP, form)
+        finish(b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, to_base_2, to_cap, results, GROUP, form)
         if form.tile.turns == 1:
             let_go(mine, turn)
         turn += 1

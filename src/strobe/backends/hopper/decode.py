@@ -38,7 +38,7 @@ from strobe.backends.hopper.summing import begin, finish, nothing, part_ended, t
 from strobe.layouts import Paged
 from strobe.masks import Tree, split
 from strobe.plan import Plan
-from strobe.problem import Call, Problem, key_sides
+from strobe.problem import Call, Problem, key_sides, per_token
 from strobe.state import State
 from strobe.terms import Scaled
 
@@ -279,7 +279,7 @@ def launch(plan: Plan, call: Call) -> State:
     sinks = None if call.sink is None else call.sink.logits.contiguous()
     if not out.numel():
         return State(out, lse)
-    sides = (k.data, v.data, k.scale, v.scale) if scaled else (k, v, None, None)
+    sides = (k.data, v.data, per_token(k), per_token(v)) if scaled else (k, v, None, None)
     if not problem.S or not sides[0].shape[0]:
         return State(out.zero_(), lse.fill_(-torch.inf) if sinks is None else lse.copy_(sinks))
     keys = call.keys

@@ -47,6 +47,12 @@ TILES = {
 # Keys of 192 or 256, values of 128 or fewer: latent attention's prompts (H200, TFLOP/s at 4,096 and 16,384 causal and 16,384 full: 624,
 # 665, 697; a third slot instead of the second turn 615, 660, 702; three warpgroups 605, 674, 723; docs/log.md, 2026-11-30).
 UNEQUAL = Tile(64, 2, 2, 2, (224, 56))
+# Of float8 (H200, TFLOP/s, 16,384 full and causal: width 128 with blocks of 128 keys 919 and 722, of 64 keys 645 and 856; width 64 506
+# and 516; docs/log.md, 2026-12-01).
+FLOAT8 = {
+    "full": {64: Tile(128, 2, 6, 2, (240, 24)), 128: Tile(128, 2, 4, 2, (240, 24))},
+    "masked": {64: Tile(128, 2, 6, 2, (240, 24)), 128: Tile(64, 2, 6, 2, (240, 24))},
+}
 WIDEST = 256
 PAGES = tuple(1 << n for n in range(3, 11))  # tokens: eight rows are a swizzle's pattern
 
@@ -69,6 +75,7 @@ class Form:
     spread: bool = False  # the heads of a group fill a tile: each warpgroup has `pack` of them, all of the same query
     tree: bool = False  # from the first query's position on, bits say which keys a query sees
     documents: bool = False  # a query sees keys of its own document; `before` and `after` then, as blocks at both ends are masked
+    narrow: bool = False  # queries, keys and values are float8; values of a block come turned, `[width, keys]`
     page: int | None = None  # tokens of a page, a power of two from 8 on, where keys lie in pages
 
     @property
@@ -80,6 +87,21 @@ class Form:
     def value_width(self) -> int:
         """The width of values in a tile."""
         return padded(self.V)
+
+    @property
+    def depth(self) -> int:
+        """Numbers of a row that an instruction multiplies: 32 bytes."""
+        return 32 if self.narrow else 16
+
+    @property
+    def value_rows(self) -> int:
+        """Of a block of values as it comes."""
+        return self.value_width if self.narrow else self.tile.keys
+
+    @property
+    def value_row(self) -> int:
+        """Numbers of such a row."""
+        return self.tile.keys if self.narrow else self.value_width
 
     @property
     def tokens(self) -> int:
@@ -129,13 +151,14 @@ class Form:
     @property
     def value_columns(self) -> int:
         """Of a box of values, likewise."""
-        return self.value_width if self.page is None else 64
+        return self.value_row if self.page is None else 64
 
     @property
     def shared_bytes(self) -> int:
-        """What queries, keys and values in flight take."""
+        """What queries, keys and values in flight take, and results that have a place of their own."""
         tile = self.tile
-        return 2 * (tile.turns * self.rows * self.width + tile.slots * tile.keys * (self.width + self.value_width))
+        held = tile.turns * self.rows * self.width + tile.slots * tile.keys * (self.width + self.value_width)
+        return held + 2 * self.rows * self.value_width if self.narrow else 2 * held
 
 
 def padded(width: int) -> int:
@@ -183,6 +206,9 @@ def form(problem: Problem, divided: bool = False) -> Form:
     tile = FOUR if few else TILES[kind][padded(problem.D)]
     if padded(problem.V) < padded(problem.D) == 256:
         tile = UNEQUAL
+    narrow = isinstance(call.q, Scaled)
+    if narrow:
+        tile = FLOAT8[kind][padded(problem.D)]
     if divided:
         tile = READ if padded(problem.D) == 128 and problem.T * problem.group <= 2 * ROWS else DIVIDED[padded(problem.D)]
     page = page_tokens(problem)
@@ -196,7 +222,7 @@ def form(problem: Problem, divided: bool = False) -> Form:
         unseen=not whole or prefix or tree or documents or (before, after) != (None, None),
         cap="no" if call.cap is None else "fast" if problem.dtype == "bfloat16" else "exact",
         packed=packed, divided=divided, spread=divided and problem.group > ROWS, tree=tree, documents=documents,
-        page=page,
+        narrow=narrow, page=page,
     )  # fmt: skip
 
 
@@ -219,6 +245,6 @@ def section(problem: Problem, made: Form) -> int:
     cache. One where all tiles are as long."""
     if not (made.after or made.prefix or made.packed):
         return 1
-    each = 2 * problem.S * (problem.D + problem.V)
+    each = (1 if made.narrow else 2) * problem.S * (problem.D + problem.V)
     of_a_key_head = problem.group // made.pack
     return max(1, CACHED // max(1, each)) * of_a_key_head

@@ -23,6 +23,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from strobe.backends.hopper import again, arguments
 from strobe.backends.hopper.channel import Producer, addresses, channel
 from strobe.backends.hopper.consuming import consume
+from strobe.backends.hopper.forms import Form
 from strobe.backends.hopper.jobs import (
     AFTER, BATCH, BEFORE, HEAD, HEADS, HIGH, K_BATCH, K_FIRST, K_HEAD, LENGTH, LOW, MORE, POSITION, PREFIX, QUERIES, ROW, TOKEN, board,
 )  # fmt: skip
@@ -30,6 +31,7 @@ from strobe.backends.hopper.merge import join
 from strobe.backends.hopper.paging import pages_of, send_block
 from strobe.backends.hopper.schedule import SPAN, blocks_of_tile, list_tiles, part_of, span_documents, tile_of
 from strobe.backends.hopper.starting import aligned_to, kept, start
+from strobe.backends.hopper.turning import scales_of, turn
 from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
 from strobe.state import State
@@ -141,7 +143,7 @@ def produce(
         for _ in range(low + 1, high):
             b_next = pages_of(table, table_step, pages, sequence, at - form.tile.keys, length, S, form)
             send_block(to_keys, k, b_next, k_batch, at - form.tile.keys, k_head, step + 1, form)
-            send_block(to_values, v, b_pages, k_batch, at, k_head, step, form)
+            send_block(to_values, v, b_pages, k_batch, at // form.tile.keys * form.value_rows if form.narrow else at, k_head, step, form)
             b_pages = b_next
             at -= form.tile.keys
             step += 1
@@ -150,7 +152,7 @@ def produce(
             index = total
         else:
             index = gl.atomic_add(counter, 1) + gl.num_programs(0)
-        send_block(to_values, v, b_pages, k_batch, at, k_head, step, form)
+        send_block(to_values, v, b_pages, k_batch, at // form.tile.keys * form.value_rows if form.narrow else at, k_head, step, form)
         step += 1
     if form.divided:
         gdc_launch_dependents()  # the merge, which waits on its own
@@ -164,23 +166,26 @@ def produce(
     "parts",
 ])  # fmt: skip
 def attend(
-    q, k, v, o, out, lse, sink, k_data, k_strides, v_data, v_strides, counter, T, S, H, units, section, units_of, group, offsets, starts,
-    lengths, firsts, first, prefix, prefixes, tree, tree_step, q_documents, k_documents, spans, table, table_step, pages, listed, count,
-    before, after, parts, scale, inner, form: gl.constexpr,
+    q, k, v, o, out, lse, sink, scales, k_data, k_strides, v_data, v_strides, counter, T, S, H, units, section, units_of, group, offsets,
+    starts, lengths, firsts, first, prefix, prefixes, tree, tree_step, q_documents, k_documents, spans, table, table_step, pages, listed,
+    count, before, after, parts, scale, inner, form: gl.constexpr,
 ):  # fmt: skip
     """Tiles of queries, taken by programs one after another."""
     queries = channel(q, form.tokens, form.width, form.tile.turns, form.tile.groups, 1)
     keys = channel(k, form.tile.keys, form.width, form.tile.slots, 1, form.tile.groups)
-    values = channel(v, form.tile.keys, form.value_width, form.tile.slots, 1, form.tile.groups)
+    values = channel(v, form.value_rows, form.value_row, form.tile.slots, 1, form.tile.groups)
+    results = queries.tiles
+    if form.narrow:  # whose results are wider than they
+        results = gl.allocate_shared_memory(o.dtype, [form.tile.groups, 1, form.tokens, form.pack, form.value_width], o.layout)
     jobs = board(form.tile.groups)
     rows = addresses(
-        k_data, k_strides, v_data, v_strides, tree, tree_step, q_documents, k_documents, spans, table, table_step, pages, T, S, form
+        k_data, k_strides, v_data, v_strides, tree, tree_step, q_documents, k_documents, spans, table, table_step, pages, T, S, scales, form
     )  # fmt: skip
     fence_async_shared()
     if form.tile.groups == 2:
         gl.warp_specialize([
-            (consume, (0, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
-            (consume, (1, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
+            (consume, (0, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
+            (consume, (1, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
                 first, prefix, prefixes, spans, table, table_step, pages, listed, count, before, after, parts, form,
@@ -188,9 +193,9 @@ def attend(
         ], [4, 1], form.tile.registers)  # fmt: skip
     elif form.tile.groups == 3:
         gl.warp_specialize([
-            (consume, (0, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
-            (consume, (1, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
-            (consume, (2, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
+            (consume, (0, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
+            (consume, (1, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
+            (consume, (2, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
                 first, prefix, prefixes, spans, table, table_step, pages, listed, count, before, after, parts, form,
@@ -198,10 +203,10 @@ def attend(
         ], [4, 4, 1], form.tile.registers)  # fmt: skip
     else:
         gl.warp_specialize([
-            (consume, (0, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
-            (consume, (1, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
-            (consume, (2, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
-            (consume, (3, o, out, lse, sink, rows, queries, keys, values, jobs, scale, inner, form)),
+            (consume, (0, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
+            (consume, (1, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
+            (consume, (2, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
+            (consume, (3, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
                 first, prefix, prefixes, spans, table, table_step, pages, listed, count, before, after, parts, form,
@@ -213,12 +218,14 @@ def launch(plan: Plan, call: Call) -> State:
     """The state; nothing waits for the device."""
     problem, tokens = plan.problem, arguments.tokens(call)
     assert isinstance(problem, Problem)
-    out = tokens.new_empty((*tokens.shape[:-1], problem.V))
+    out = tokens.new_empty((*tokens.shape[:-1], problem.V), dtype=getattr(torch, problem.result_dtype))
     lse = tokens.new_empty(tokens.shape[:-1], dtype=torch.float32)
     if not out.numel():
         return State(out, lse)
     known, parts, at, side = arguments.fixed(plan), plan.offer.splits, arguments.where(call), key_sides(call.keys)
     form = known.form
+    if form.narrow:
+        side = side[0].data, side[1].data
     (q, q_steps), (k, k_steps), (v, v_steps) = arguments.aligned(tokens), arguments.aligned(side[0]), arguments.aligned(side[1])
     sink = None if call.sink is None else call.sink.logits.contiguous()
     ends = out if form.packed else None, lse, sink
@@ -228,9 +235,13 @@ def launch(plan: Plan, call: Call) -> State:
     with torch.cuda.device_of(q):
         listed, count, counter, tiles = _tiles(plan, known, q, at.offsets)
         spans = _spans(plan, known, at)
+        scales, blocks, block_steps = None, v, v_steps
+        if form.narrow:
+            scales, blocks = scales_of(call), _turned(plan, form, v, v_steps)
+            block_steps = arguments.steps(blocks)
         args = (
-            arguments.boxed(q, q_steps, known.q), arguments.boxed(k, k_steps, known.k), arguments.boxed(v, v_steps, known.v),
-            arguments.boxed(out, arguments.steps(out), known.out), *ends,
+            arguments.boxed(q, q_steps, known.q), arguments.boxed(k, k_steps, known.k), arguments.boxed(blocks, block_steps, known.v),
+            arguments.boxed(out, arguments.steps(out), known.out), *ends, scales,
             *((k, k_steps, v, v_steps) if form.unseen else (None, None, None, None)),
             counter, *arguments.told(plan, at, listed, count, spans),
         )  # fmt: skip
@@ -276,3 +287,13 @@ def _spans(plan: Plan, known: arguments.Fixed, at: arguments.Where) -> Tensor | 
     key = (plan, at.q_documents.get_device(), *aligned_to(at.q_documents, at.k_documents))
     start(span_documents, problem.B * tiles, (at.q_documents, at.k_documents, spans, problem.T, problem.S), {"form": form, **OPTIONS}, key)
     return spans
+
+
+def _turned(plan: Plan, form: Form, v: Tensor, steps: arguments.Steps) -> Tensor:
+    """Blocks of narrow values turned, as an array `[B, blocks · width, G, keys]`."""
+    B, S, G, V = v.shape
+    blocks = -(-S // form.tile.keys)
+    out = torch.empty((B, G, blocks * form.value_width, form.tile.keys), dtype=torch.uint8, device=v.device)
+    named = {"V": V, "BV": form.value_width, "BN": form.tile.keys, **OPTIONS}
+    start(turn, B * G * blocks, (v.view(torch.uint8), out, S, G, blocks, *steps), named, (plan, v.get_device(), steps, *aligned_to(v)))
+    return out.view(v.dtype).transpose(1, 2)

@@ -14,9 +14,9 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, warpgroup_mma, warpgroup_mma_wait
 
 from strobe.backends.hopper import latent_desk
+from strobe.backends.hopper.block import LN_2, products, weigh, weights
 from strobe.backends.hopper.channel import Consumer
 from strobe.backends.hopper.compat import send_rows
-from strobe.backends.hopper.consuming import LN_2, products, weigh, weights
 from strobe.backends.hopper.scoring import LOG2_E, visible
 
 KEYS = gl.constexpr(latent_desk.KEYS)
@@ -254,7 +254,7 @@ def lead(
         b_o = gl.full([ROWS, HALF], 0.0, gl.float32, layout=products(HALF))
         for _ in range(jobs.get(turn, FULL)):  # no branch in this, so that the assembler mixes the work of several rows
             b_s = score(q_halves, q_tail, of_first, of_second, of_tail, step, form)
-            b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale)
+            b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale, False)
             b_o = weighted(b_w, b_o, b_decay, of_values, told, decays, step, turn, q_halves.dtype, form)
             step += 1
         for nth in range(jobs.get(turn, MASKED)):
@@ -267,7 +267,7 @@ def lead(
                 b_nan = gl.where(b_seen & (wild.load(gl.SliceLayout(0, products(KEYS))) > 0)[None, :], float("nan"), 0.0)
                 if not form.apart:
                     b_s += b_nan
-            b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale)
+            b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale, False)
             if form.mixed and form.apart:
                 b_w += b_nan
             b_o = weighted(b_w, b_o, b_decay, of_values, told, decays, step, turn, q_halves.dtype, form)

@@ -6,10 +6,11 @@ from strobe.answers import Offer, Question, Refusal
 from strobe.backends.hopper import decoding, latent_desk
 from strobe.backends.hopper.forms import PAGES, ROWS, WIDEST, form, is_tree, packable, padded, page_tokens, parts, places, programs
 from strobe.backends.hopper.predicting import divided_us
-from strobe.layouts import Packed, Paged
+from strobe.layouts import Dense, Packed, Paged
 from strobe.machine import Machine
 from strobe.masks import Documents, Prefix, split
 from strobe.problem import Problem, key_sides
+from strobe.terms import Scaled
 
 OLDEST, NEWEST = (3, 6), (3, 9)  # whose names `compat.py` knows
 DTYPES = ("bfloat16", "float16")
@@ -76,7 +77,10 @@ def _machine(machine: Machine) -> list[str]:
 
 def _arrays(problem: Problem) -> list[str]:
     keys, no = problem.call.keys, []
-    if problem.dtype not in DTYPES:
+    narrow = isinstance(problem.call.q, Scaled)
+    if narrow:
+        no += _narrow(problem)
+    elif problem.dtype not in DTYPES:
         no.append(f"dtypes are {', '.join(DTYPES)}; got {problem.dtype}")
     no += [f"widths are multiples of 8 up to {WIDEST}; got {n}" for n in dict.fromkeys((problem.D, problem.V)) if n % 8 or n > WIDEST]
     if padded(problem.D) < padded(problem.V):
@@ -89,15 +93,32 @@ def _arrays(problem: Problem) -> list[str]:
     page = page_tokens(problem)
     if page is not None and page not in PAGES:
         no.append(f"pages are powers of two from 8 to 1,024 tokens; got {page}")
-    if problem.scaled:
-        no.append("no keys with scales here")
-    elif 0 in (problem.S, *(n for side in key_sides(keys) for n in side.shape)):
+    if problem.scaled and not narrow:
+        no.append("keys with scales beside float8 queries only")
+    elif 0 in (problem.S, *(n for side in key_sides(keys) for n in (side.data if narrow else side).shape)):
         no.append("there are no keys")
     tokens = problem.call.q.tokens.shape[0] if isinstance(problem.call.q, Packed) else problem.B * problem.T
     if tokens * problem.H >= 2**31 or problem.S >= 2**30:
         no.append(f"fewer than 2³¹ rows and 2³⁰ keys; got {tokens * problem.H} and {problem.S}")
     if problem.invariant:
         no.append("invariance is not shown here")
+    return no
+
+
+def _narrow(problem: Problem) -> list[str]:
+    """Why not float8 queries, keys and values."""
+    no, keys = [], problem.call.keys
+    if not isinstance(keys, Dense):
+        return [f"float8 queries over keys of plain arrays; got {type(keys).__name__}"]
+    widths = dict.fromkeys((problem.D, problem.V))
+    no += [f"float8 widths are multiples of 16 up to 128; got {n}" for n in widths if n % 16 or n > 128]
+    if padded(problem.D) != padded(problem.V):
+        no.append(f"float8 keys and values are padded to one width; got D={problem.D}, V={problem.V}")
+    for name, side in zip(("keys", "values"), key_sides(keys), strict=True):
+        if side.scale.shape[1] != 1:
+            no.append(f"a scale of float8 {name} is one a sequence and head, [B, 1, G]; got {list(side.scale.shape)}")
+    if any(isinstance(part, Documents) for part in split(problem.call.mask)[2]):
+        no.append("no Documents of float8 queries")
     return no
 
 

@@ -91,11 +91,11 @@ def define(padded: Padded, call: Call, problem: Problem, part: slice = slice(Non
 
 
 def launch(plan: Plan, call: Call) -> State:
-    """The state in the dtype of the queries; lse float32, or float64 for float64 queries."""
+    """The state in the dtype of the queries, of narrow ones in bfloat16; lse float32, or float64 for float64 queries."""
     problem = plan.problem
     assert isinstance(problem, Problem)
     padded = pad(call, problem)
     out, lse = define(padded, call, problem)
-    dtype = getattr(torch, problem.dtype)
+    dtype = getattr(torch, problem.result_dtype)
     lse_dtype = torch.float64 if problem.dtype == "float64" else torch.float32
     return State(padded.unpad(out).to(dtype).contiguous(), padded.unpad(lse).to(lse_dtype).contiguous())

@@ -86,7 +86,7 @@ def unpaired(pairs: Tensor) -> Tensor:
 
 
 def dequantised(side: Any) -> Tensor:
-    """Keys or values in float64, their scales applied."""
+    """Queries, keys or values in float64, their scales applied."""
     if isinstance(side, Scaled):
         data = unpaired(side.data) if side.data.dtype == torch.uint8 else side.data
         return data.to(torch.float64) * side.scale.to(torch.float64).unsqueeze(-1)
@@ -109,7 +109,7 @@ def pad(call: Call, problem: Problem) -> Padded:
         q_rows = offsets[:-1, None] + torch.arange(problem.T, device=offsets.device)
         q = _gathered(call.q.tokens.to(torch.float64), q_rows, queries)
     else:
-        q_rows, q = None, call.q.to(torch.float64)
+        q_rows, q = None, dequantised(call.q)
         queries = torch.full((problem.B,), problem.T, device=q.device)
     return Padded(q, k, v, queries, keys, _first(call, keys - queries), q_rows, k_rows)
 

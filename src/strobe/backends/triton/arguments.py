@@ -22,7 +22,7 @@ from strobe.layouts import Dense as Keys
 from strobe.layouts import Packed, PackedKeys, Paged, Ranged
 from strobe.masks import Blocks, Dense, Documents, Prefix, Tree, split
 from strobe.plan import Plan
-from strobe.problem import Call, Problem, key_sides
+from strobe.problem import Call, Problem, key_sides, per_token
 from strobe.terms import Scaled
 
 NOWHERE = (0, 0, 0, 0)
@@ -190,7 +190,8 @@ def side(x: Any) -> Side:
     """Keys or values, narrow or not."""
     if not isinstance(x, Scaled):
         return Side(x, strides(x))
-    return Side(x.data, strides(x.data), x.scale, strides(x.scale[..., None]))
+    scale = per_token(x)
+    return Side(x.data, strides(x.data), scale, strides(scale[..., None]))
 
 
 def wide(*arrays: Tensor) -> bool:
