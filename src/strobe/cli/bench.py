@@ -222,7 +222,8 @@ def hopper(arguments: argparse.Namespace) -> int:
     here = gpu.check_gpu()
     flash, words = _flash(arguments)
     shapes = gpu.shapes(arguments.quick)
-    works, others = lab.suite(shapes, flash), [*lab.errors(shapes, flash), lambda: gpu_features.host("hopper")]
+    works, others = lab.suite(shapes, flash), lab.errors(shapes, flash)
+    others += [lambda: gpu_features.host("hopper"), lambda: gpu_features.first("hopper")]
     command = f"strobe bench hopper{words}" + " --quick" * arguments.quick
     with (
         Sheet(Path(arguments.out), "hopper", command, here, commit=arguments.commit) as sheet,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from statistics import median
@@ -123,11 +125,11 @@ def host(room: str = "triton", calls: int = 200) -> Row:
 
 
 FIRST = """
-import time, torch
+import sys, time, torch
 from strobe import Causal, attention, using
 q, k, v = (torch.randn(1, 1024, 8, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3))
 torch.cuda.synchronize()
-with using("triton"):
+with using(sys.argv[1]):
     start = time.perf_counter()
     attention(q, k, v, mask=Causal())
     torch.cuda.synchronize()
@@ -135,9 +137,11 @@ with using("triton"):
 """
 
 
-def first() -> Row:
-    """The first call of a process, its kernels in Triton's cache on the disk (the second process of two)."""
-    command = [sys.executable, "-c", FIRST]
-    seconds = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(2)]
+def first(room: str = "triton") -> Row:
+    """The first call of a process, its kernels in Triton's cache on the disk: the second process of two, whose first had an empty one."""
+    command = [sys.executable, "-c", FIRST, room]
+    with tempfile.TemporaryDirectory() as cache:
+        env = os.environ | {"TRITON_CACHE_DIR": cache}
+        seconds = [float(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout) for _ in range(2)]
     cold, warm = (round(value, 3) for value in seconds)
-    return Row("first call of a process", warm, {"kernels not in the cache": cold}, None, "triton", unit="s")
+    return Row("first call of a process", warm, {"kernels not in the cache": cold}, None, room, unit="s")

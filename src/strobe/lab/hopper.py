@@ -16,6 +16,7 @@ from strobe.lab import fa3, fa4
 from strobe.lab.gpu import CUDNN, TOKENS, WIDTH, Run, Shape, Work, arrays, forward, near
 from strobe.lab.results import Row
 
+ALIKE = 16  # sequences of one length, beside those of many
 FA3, FA4, TRITON = "FlashAttention 3", "FlashAttention 4", "the Triton room"
 
 
@@ -100,16 +101,20 @@ def unequal(S: int, masked: bool, flash: Flash) -> Work:
 
 
 def packed(longest: int, sequences: int = 100) -> Work:
-    """Sequences of 64 to half the longest, end to end; its rate is that of the products they need."""
+    """Sequences of 64 to half the longest, end to end, beside a few of one length whose products are as many: the rate of those is what
+    ragged lengths could cost nothing of."""
     g = random.Random(0)
     lengths = [round(64 * (longest / 128) ** g.random()) for _ in range(sequences)]
     offsets = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32, device="cuda")
     q, k, v = (torch.randn(sum(lengths), 16, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     run = lambda: attention(Packed(q, offsets, max(lengths)), Packed(k, offsets, max(lengths)), v, mask=Causal())
     near("forward", "packed", (run(),), (elsewhere(run)(),))
-    flops = 2.0 * 16 * 128 * sum(n * n for n in lengths)
+    pairs = sum(n * n for n in lengths)
+    flops, each = 2.0 * 16 * 128 * pairs, round((pairs / ALIKE) ** 0.5)
+    dense = [torch.randn(ALIKE, each, 16, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    peers = {TRITON: elsewhere(run), "one length": lambda: attention(*dense, mask=Causal())}
     case = f"forward B{sequences} packed, {min(lengths)} to {max(lengths)}, H16 D128 bf16 causal"
-    return Work(case, run, {TRITON: elsewhere(run)}, flops)
+    return Work(case, run, peers, flops)
 
 
 def chunk(longest: int, flash: Flash, queries: int = 512, page: int = 64) -> Work:
