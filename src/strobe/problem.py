@@ -127,6 +127,8 @@ class Problem:
         layout = "" if isinstance(call.keys, Dense) else f" {type(call.keys).__name__}"
         narrow = next((f" {side.data.dtype}" for side in key_sides(call.keys) if isinstance(side, Scaled)), "")
         narrow = "" if narrow == f" {self.dtype}" else narrow
+        whole = [name for name, side in zip("qkv", (call.q, *key_sides(call.keys)), strict=True) if _of_sequence(side)]
+        narrow += f" {', '.join(whole)} scaled by sequence" if whole else ""
         packed = " packed" if isinstance(call.q, Packed) else ""
         more = [str(value) for value in (call.cap, call.dropout) if value is not None]
         more += [name for name in ("bias", "alibi", "sink", "first") if getattr(call, name) is not None]
@@ -262,6 +264,11 @@ def _side(name: str, value: Any, axes: str) -> Described:
         raise Invalid(f"{name}.scale is float32 {want}; got {scale}")
     _beside(f"{name}.scale", scale, data.device)
     return unpaired(data)
+
+
+def _of_sequence(side: Any) -> bool:
+    """Whether scales are one a sequence and head."""
+    return isinstance(side, Scaled) and side.scale.shape != side.data.shape[:-1]
 
 
 def per_token(side: Scaled) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from strobe import Causal, Documents, Invalid, Mask, Prefix, Ranged, Scaled, Sink, SoftCap, State, Window, attention, attention_state, explain, using
+from strobe import run as run_plan
 from strobe.answers import Offer, Refusal
 from strobe.backends.hopper import turning
 from strobe.backends.hopper.forms import FLOAT8, SHARED_BYTES, form
@@ -167,6 +168,11 @@ def test_tiles_fit_the_shared_memory(kind: str, width: int) -> None:
     assert made.narrow and made.tile == FLOAT8[kind][width] and made.shared_bytes + 2048 <= SHARED_BYTES
 
 
+def test_the_plan_counts_the_turned_values() -> None:
+    answer = offer(problem_of(called(130, 300, 4, 2, 128, B=2)), H200)
+    assert isinstance(answer, Offer) and answer.workspace_bytes == 2 * 2 * 3 * 128 * 128
+
+
 def asked(**changed: Any) -> Problem:
     call = called(100, 100, 4, 2, 128)
     return problem_of(call._replace(**changed))
@@ -205,7 +211,7 @@ def test_other_rooms_say_that_they_do_not_take_it() -> None:
         said = str(explain(call.q, *key_sides(call.keys)))
     assert "runs in   reference" in said
     assert "not in    triton: dtypes are float32, bfloat16, float16; got float8_e4m3fn" in said
-    assert "H=2 G=2 D=128 float8_e4m3fn Full()" in said
+    assert "H=2 G=2 D=128 float8_e4m3fn k, v scaled by sequence Full()" in said
 
 
 def test_the_reference_defines_what_it_means() -> None:
@@ -238,6 +244,8 @@ Q, (K, V) = CASES["full"].q, key_sides(CASES["full"].keys)
         (lambda: attention(Q, K, Scaled(V.data.view(torch.int8), V.scale)), "got values of Scaled int8"),
         (lambda: attention(Scaled(Q.data, Q.scale[:, :7]), K, V), "q.scale is float32 [1, 130, 2], one a token and head, or [1, 1, 2], one a sequence and head"),
         (lambda: attention(Scaled(Q.data, Q.scale.requires_grad_()), K, V), "what is Scaled are a cache and take no gradient"),
+        (lambda: attention(Q, K, V, sink=Sink(torch.zeros(2, requires_grad=True))), "beside Scaled queries nothing takes a gradient"),
+        (lambda: run_plan(explain(rounded(torch.ones(1, 130, 2, 128)), K, V), Q, K, V), "D=128 float8_e4m3fn q, k, v scaled by sequence Full(); got"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_named(wrong: Any, says: str) -> None:

@@ -95,6 +95,8 @@ def _refuse_cache_gradients(call: Call) -> None:
     held += sides if isinstance(call.keys, Paged) else ()
     if any(isinstance(x, Tensor) and x.requires_grad for x in held):
         raise Invalid("pages and what is Scaled are a cache and take no gradient; pass plain arrays, or detach them")
+    if isinstance(call.q, Scaled) and wants_gradient(call):
+        raise Invalid("beside Scaled queries nothing takes a gradient; detach bias, slopes and sink logits, or pass plain arrays")
 
 
 _library = torch.library.Library("strobe", "DEF")  # kept alive: torch forgets operators whose library is collected

@@ -240,6 +240,12 @@ def places(problem: Problem, made: Form, count: int) -> int:
     return count * problem.B * problem.G * -(-rows // made.rows) * min(rows, made.rows) if made.divided else 0
 
 
+def turned_bytes(problem: Problem, made: Form) -> int:
+    """Of narrow values turned for their products, whole blocks."""
+    blocks = -(-problem.S // made.tile.keys)
+    return problem.B * problem.G * blocks * made.value_width * made.tile.keys if made.narrow else 0
+
+
 def section(problem: Problem, made: Form) -> int:
     """Units, pairs of a sequence and `pack` heads, whose tiles run at a time, longest first: those whose keys and values fit the
     cache. One where all tiles are as long."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from strobe.answers import Offer, Question, Refusal
 from strobe.backends.hopper import decoding, latent_desk
-from strobe.backends.hopper.forms import PAGES, ROWS, WIDEST, form, is_tree, packable, padded, page_tokens, parts, places, programs
+from strobe.backends.hopper.forms import (
+    PAGES, ROWS, WIDEST, form, is_tree, packable, padded, page_tokens, parts, places, programs, turned_bytes,
+)  # fmt: skip
 from strobe.backends.hopper.predicting import divided_us
 from strobe.layouts import Dense, Packed, Paged
 from strobe.machine import Machine
@@ -60,7 +62,8 @@ def forward(problem: Question, machine: Machine) -> Offer | Refusal:
     if count > 1:
         us = divided_us(programs(problem) * 2 * ROWS, problem.S, made.width, decoding.read_bytes(problem))
         why += f"; {count} equal parts of a tile's keys; {us:.1f} µs predicted"
-    return Offer("forward", why, (made.rows, made.tile.keys), count, 4 * places(problem, made, count) * (made.value_width + 2))
+    work = 4 * places(problem, made, count) * (made.value_width + 2) + turned_bytes(problem, made)
+    return Offer("forward", why, (made.rows, made.tile.keys), count, work)
 
 
 def _machine(machine: Machine) -> list[str]:
