@@ -47,8 +47,8 @@ TILES = {
 # Keys of 192 or 256, values of 128 or fewer: latent attention's prompts (H200, TFLOP/s at 4,096 and 16,384 causal and 16,384 full: 624,
 # 665, 697; a third slot instead of the second turn 615, 660, 702; three warpgroups 605, 674, 723; docs/log.md, 2026-11-30).
 UNEQUAL = Tile(64, 2, 2, 2, (224, 56))
-# Of float8 (H200, TFLOP/s, 16,384 full and causal: width 128 with blocks of 128 keys 919 and 722, of 64 keys 645 and 856; width 64 506
-# and 516; docs/log.md, 2026-12-01).
+# Of float8 (H200, TFLOP/s at 16,384: width 128 with blocks of 128 keys 919, causal 725, of 64 keys causal 856; width 64 507; docs/log.md,
+# 2026-12-01).
 FLOAT8 = {
     "full": {64: Tile(128, 2, 6, 2, (240, 24)), 128: Tile(128, 2, 4, 2, (240, 24))},
     "masked": {64: Tile(128, 2, 6, 2, (240, 24)), 128: Tile(64, 2, 6, 2, (240, 24))},
