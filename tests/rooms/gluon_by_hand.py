@@ -436,7 +436,7 @@ class ByHand:
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def run(*args: Any, **named: Any) -> None:
             warps = named.pop("num_warps")
-            for option in ("launch_pdl", "maxnreg"):
+            for option in ("launch_pdl", "maxnreg", "enable_fp_fusion"):
                 named.pop(option, None)
             given = dict(zip(self.arg_names, args)) | named  # noqa: B905 — the others are named
             made = {name: value if name in self.constants else argument(value) for name, value in given.items()}

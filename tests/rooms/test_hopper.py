@@ -20,7 +20,7 @@ from strobe import (
     Alibi, Causal, Dense, Documents, Dropout, Full, Invalid, Mask, Paged, Prefix, Ranged, Scaled, Tree, Unsupported, Window, using,
 )  # fmt: skip
 from strobe.answers import Offer, Refusal
-from strobe.backends.hopper import merge as merging
+from strobe.backends.hopper import merge as merging, turning
 from strobe.backends.hopper.forms import FLOAT8, READ, SHARED_BYTES, TILES, Form, form, packable, section
 from strobe.backends.hopper.offer import forward as offer
 from strobe.faces.torch import _described
@@ -281,6 +281,7 @@ def pretend(call: Call, seed: int = 0, units: int = 3) -> State:
         code[(grid,)](*args, **named)
 
     with patch.object(forward, "start", start), patch.object(forward, "attend", Kernel("attend", seed)), \
+            patch.object(forward, "turn", ByHand(turning.turn)), \
             patch.object(forward, "list_tiles", Kernel("list_tiles", seed)), \
             patch.object(forward, "span_documents", Kernel("span_documents", seed)), patch.object(merging, "gdc_wait", lambda: None), \
             patch.object(merging, "gdc_launch_dependents", lambda: None), \

@@ -21,15 +21,12 @@ from strobe.backends.reference.padded import dequantised, pad
 from strobe.faces import torch as face
 from strobe.layouts import Dense
 from strobe.machine import Machine, installed_triton
-from strobe.plan import Plan
 from strobe.problem import Call, Problem, key_sides
-from strobe.rooms import kernel
 
-from ..contract.poison import poisoned_memory
 from ..contract.rooms import problem_of
 from ..contract.tolerance import PROMISED, error
 from .gluon_by_hand import ByHand
-from .hopper_pretend import Kernel
+from .test_hopper import pretend
 
 H200 = Machine.named("h200")
 NARROW = torch.float8_e4m3fn
@@ -75,22 +72,6 @@ def plainly(call: Call) -> Tensor:
         total = total + (call.sink.logits.double().view(1, -1, 1, 1) - top).exp()
     weights = (256 * p).float().to(NARROW).double() / 256
     return (weights @ v / torch.where(total == 0, 1.0, total)).transpose(1, 2)
-
-
-def pretend(call: Call, seed: int = 0, units: int = 3) -> State:
-    """The state as the room's launcher and kernels make it, on a chip of so many multiprocessors that is drawn from the seed."""
-    asked, machine = problem_of(call), replace(H200, units=units)
-    answer = offer(asked, machine)
-    assert isinstance(answer, Offer)
-    forward: Any = kernel("hopper", "forward")
-
-    def start(code: Any, grid: int, args: tuple[Any, ...], named: dict[str, Any], _: Plan) -> None:
-        named = {name: value for name, value in named.items() if name != "enable_fp_fusion"}
-        code[(grid,)](*args, **named)
-
-    with patch.object(forward, "start", start), patch.object(forward, "attend", Kernel("attend", seed)), \
-            patch.object(forward, "turn", ByHand(turning.turn)), poisoned_memory():  # fmt: skip
-        return forward.launch(Plan(asked, machine, "hopper", answer), call)
 
 
 CASES = {

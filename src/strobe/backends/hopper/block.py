@@ -13,7 +13,7 @@ from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma
 from strobe.backends.hopper.scoring import tanh
 
 LN_2 = gl.constexpr(0.6931471805599453)
-RAISED = gl.constexpr(8.0)  # float8 weights are 2⁸ times as large: up to 256 of the 448 that there are, and those of 2⁻¹⁸ are not 0 yet
+RAISED = gl.constexpr(8.0)  # float8 weights are 2⁸ times as large: up to 256 of the 448 that there are, and those above 2⁻¹⁸ are not 0 yet
 LOWERED = gl.constexpr(2.0**-8)
 # Four float8 numbers of float32 ones, in one register. Numbers of a loop that are a byte each get a register each, and are taken out of it
 # and put into another for every product: 183 of 633 instructions.
@@ -156,8 +156,8 @@ def block_of(values, step, form: gl.constexpr):
 
 @gluon.jit
 def weighted(b_p, b_o, values, step, form: gl.constexpr):
-    """b_o and the weighted values of a block, under way; of narrow ones the block's alone, since products of those add up with 13 bits, and
-    what is cut off of each would be as much as the rounding of weights after some thousand keys."""
+    """b_o and the weighted values of a block, under way; of narrow ones the block's alone, since products of those add up with some 14 bits
+    (DeepSeek-V3, arXiv:2412.19437, section 3.3.2), and what is cut off grows with the keys (docs/log.md, 2026-12-01)."""
     b_v = block_of(values, step, form)
     if form.narrow:
         zeros = gl.full([64, form.value_width], 0.0, gl.float32, layout=values_lie(form))

@@ -40,6 +40,14 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}  # Triton 3.10 will not fus
 
 
 @gluon.jit
+def row_of_values(at, form: gl.constexpr):
+    """Where the values of the block that begins at a key lie: in its row, or, turned, in so many rows a block."""
+    if form.narrow:
+        at = at // form.tile.keys * form.value_rows
+    return at
+
+
+@gluon.jit
 def produce(
     q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts, first,
     prefix, prefixes, spans, table, table_step, pages, listed, count, before, after, parts, form: gl.constexpr,
@@ -143,7 +151,7 @@ def produce(
         for _ in range(low + 1, high):
             b_next = pages_of(table, table_step, pages, sequence, at - form.tile.keys, length, S, form)
             send_block(to_keys, k, b_next, k_batch, at - form.tile.keys, k_head, step + 1, form)
-            send_block(to_values, v, b_pages, k_batch, at // form.tile.keys * form.value_rows if form.narrow else at, k_head, step, form)
+            send_block(to_values, v, b_pages, k_batch, row_of_values(at, form), k_head, step, form)
             b_pages = b_next
             at -= form.tile.keys
             step += 1
@@ -152,7 +160,7 @@ def produce(
             index = total
         else:
             index = gl.atomic_add(counter, 1) + gl.num_programs(0)
-        send_block(to_values, v, b_pages, k_batch, at // form.tile.keys * form.value_rows if form.narrow else at, k_head, step, form)
+        send_block(to_values, v, b_pages, k_batch, row_of_values(at, form), k_head, step, form)
         step += 1
     if form.divided:
         gdc_launch_dependents()  # the merge, which waits on its own
@@ -174,8 +182,7 @@ def attend(
     queries = channel(q, form.tokens, form.width, form.tile.turns, form.tile.groups, 1)
     keys = channel(k, form.tile.keys, form.width, form.tile.slots, 1, form.tile.groups)
     values = channel(v, form.value_rows, form.value_row, form.tile.slots, 1, form.tile.groups)
-    results = queries.tiles
-    if form.narrow:  # whose results are wider than they
+    if form.narrow:  # results are wider than queries, whose place they take otherwise
         results = gl.allocate_shared_memory(o.dtype, [form.tile.groups, 1, form.tokens, form.pack, form.value_width], o.layout)
     jobs = board(form.tile.groups)
     rows = addresses(
@@ -184,8 +191,8 @@ def attend(
     fence_async_shared()
     if form.tile.groups == 2:
         gl.warp_specialize([
-            (consume, (0, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
-            (consume, (1, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
+            (consume, (0, o, out, lse, sink, rows, queries, keys, values, results if form.narrow else 0, jobs, scale, inner, form)),
+            (consume, (1, o, out, lse, sink, rows, queries, keys, values, results if form.narrow else 0, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
                 first, prefix, prefixes, spans, table, table_step, pages, listed, count, before, after, parts, form,
@@ -193,9 +200,9 @@ def attend(
         ], [4, 1], form.tile.registers)  # fmt: skip
     elif form.tile.groups == 3:
         gl.warp_specialize([
-            (consume, (0, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
-            (consume, (1, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
-            (consume, (2, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
+            (consume, (0, o, out, lse, sink, rows, queries, keys, values, results if form.narrow else 0, jobs, scale, inner, form)),
+            (consume, (1, o, out, lse, sink, rows, queries, keys, values, results if form.narrow else 0, jobs, scale, inner, form)),
+            (consume, (2, o, out, lse, sink, rows, queries, keys, values, results if form.narrow else 0, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
                 first, prefix, prefixes, spans, table, table_step, pages, listed, count, before, after, parts, form,
@@ -203,10 +210,10 @@ def attend(
         ], [4, 4, 1], form.tile.registers)  # fmt: skip
     else:
         gl.warp_specialize([
-            (consume, (0, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
-            (consume, (1, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
-            (consume, (2, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
-            (consume, (3, o, out, lse, sink, rows, queries, keys, values, results, jobs, scale, inner, form)),
+            (consume, (0, o, out, lse, sink, rows, queries, keys, values, results if form.narrow else 0, jobs, scale, inner, form)),
+            (consume, (1, o, out, lse, sink, rows, queries, keys, values, results if form.narrow else 0, jobs, scale, inner, form)),
+            (consume, (2, o, out, lse, sink, rows, queries, keys, values, results if form.narrow else 0, jobs, scale, inner, form)),
+            (consume, (3, o, out, lse, sink, rows, queries, keys, values, results if form.narrow else 0, jobs, scale, inner, form)),
             (produce, (
                 q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts,
                 first, prefix, prefixes, spans, table, table_step, pages, listed, count, before, after, parts, form,
