@@ -76,7 +76,7 @@ class Scaled:
     numbers −8 … 7, a byte holds two: `data` is uint8 `[…, heads, width / 2]`, number 2i in the low half of byte i,
     number 2i + 1 in its high half, each in two's complement.
 
-    Queries are float8 e4m3 beside keys and values of the same dtype; products are then of float8 numbers, weights are
+    Queries are float8 e4m3 beside keys and values of the same dtype; products are then of float8 numbers, weights may be
     rounded to it too, and results are bfloat16. Scales are 0 or more.
     """
 
