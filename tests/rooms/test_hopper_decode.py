@@ -24,6 +24,7 @@ from strobe.answers import Offer, Refusal
 from strobe.backends.hopper import decode, decoding, narrow, parts, predicting
 from strobe.backends.hopper import merge as merging
 from strobe.backends.hopper.products import column_of, turned
+from strobe.backends.hopper.sending import finding
 from strobe.layouts import Dense as Keys
 from strobe.layouts import PackedKeys
 from strobe.machine import Machine
@@ -282,6 +283,16 @@ def test_a_span_holds_what_its_rows_see_and_little_more(i: int) -> None:
                 if seen:
                     assert (low, high) == (min(a for a, _ in seen), max(b for _, b in seen)) or low <= min(a for a, _ in seen)
                 assert low // BN * BN + tiles * BN >= high > low // BN * BN + (tiles - 1) * BN or tiles == 1
+
+
+@pytest.mark.parametrize(("width", "warps", "keys", "page"), [(64, 4, 64, 16), (128, 4, 64, 1), (128, 4, 128, 16), (256, 8, 64, 1)])
+def test_a_warp_finds_the_rows_that_it_copies(width: int, warps: int, keys: int, page: int) -> None:
+    places: Any = finding(width, 8, warps, keys, page)
+    down = 32 * 8 // width  # rows that a warp copies at once
+    lanes, of_warps = ([base for (base,) in bases] for bases in (places.lane_bases, places.warp_bases))
+    pick = lambda number, bases: sum(base for i, base in enumerate(bases) if number >> i & 1)
+    found = {(pick(lane, lanes) ^ pick(warp, of_warps), warp) for lane in range(32) for warp in range(warps)}
+    assert found == {(key, key // down % warps) for key in range(keys)}
 
 
 @pytest.mark.parametrize("splits", [1, 7, 132])

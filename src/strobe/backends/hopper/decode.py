@@ -32,7 +32,7 @@ from strobe.backends.hopper.parts import (
 from strobe.backends.hopper.products import EIGHT, add_values, asked, column_of, operand_of_queries, products, scores
 from strobe.backends.hopper.schedule import stream_begins
 from strobe.backends.hopper.scoring import LOG2_E, scored, span_of_all, visible
-from strobe.backends.hopper.sending import copy_queries, held, loading, next_page, send, swizzled
+from strobe.backends.hopper.sending import copy_queries, finding, held, loading, next_page, send, swizzled
 from strobe.backends.hopper.starting import start_again
 from strobe.backends.hopper.summing import begin, finish, nothing, part_ended, tamed, weighted, weights
 from strobe.layouts import Paged
@@ -132,7 +132,7 @@ def attend(
     LOAD_Q: gl.constexpr = loading(BD, 8, WARPS)
     LOAD_K: gl.constexpr = loading(BD // EACH, 8, WARPS)
     LOAD_V: gl.constexpr = loading(BV // EACH, 8, WARPS)
-    LOAD_S: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
+    LOAD_S: gl.constexpr = finding(BD // EACH, 8, WARPS, BN, PAGE)
     ROW: gl.constexpr = gl.SliceLayout(1, S_LAYOUT)
     COLUMN: gl.constexpr = gl.SliceLayout(0, S_LAYOUT)
     TREE: gl.constexpr = p_tree is not None

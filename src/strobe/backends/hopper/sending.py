@@ -24,6 +24,20 @@ def loading(width, elements, warps):
 
 
 @gluon.constexpr_function
+def finding(width, elements, warps, keys, page):
+    """Which thread finds where a key of a tile lies. Where rows are scattered over pages, a thread of the warp that copies the row: others
+    then learn of it without a barrier."""
+    across = max(1, width // elements)
+    down, each = 32 // across, keys * across // (32 * warps)
+    if not scattered(page, keys) or across > 32 or each < 1 or down * each > 32:
+        return gl.BlockedLayout([1], [32], [warps], [0])
+    bits = lambda first, count: [[first << i] for i in range(count.bit_length() - 1)]
+    lanes = bits(down * warps, each) + bits(1, down)
+    spare = [[0]] * (5 - len(lanes))
+    return gl.DistributedLinearLayout([], spare + lanes, bits(down, warps), [], [keys])
+
+
+@gluon.constexpr_function
 def swizzled(width, bits):
     """Rows in shared memory, pieces of 16 bytes turned against each other so that eight rows lie in all banks."""
     piece, row_bytes = 128 // bits, width * bits // 8
