@@ -77,6 +77,9 @@ def calls() -> dict[str, Call]:
         found[f"D {D}, window, firsts, sink, {kind}"] = Call(q, Dense(k, k), Causal() & Window(before=127), sink=sink, first=index)
         found[f"D {D}, full, ranges, {kind}"] = Call(q, Ranged(k, k, index, index), Full())
         found[f"D {D}, causal, packed, {kind}"] = Call(Packed(q[0], offsets, T), PackedKeys(k[0], k[0], offsets, T), Causal())
+        found[f"D {D}, window, packed, {kind}"] = Call(Packed(q[0], offsets, T), PackedKeys(k[0], k[0], offsets, T), Causal() & Window(before=1023))
+        found[f"D {D}, short window, packed, {kind}"] = Call(Packed(q[0], offsets, T), PackedKeys(k[0], k[0], offsets, T), Causal() & Window(before=127))
+        found[f"D {D}, window, cap and sink, {kind}"] = Call(q, Dense(k, k), Causal() & Window(before=1023), cap=SoftCap(30.0), sink=sink)
         found[f"D {D}, full, packed, {kind}"] = Call(Packed(q[0], offsets, T), PackedKeys(k[0], k[0], offsets, T), Full())
     ids = torch.empty(B, T, dtype=torch.int32, device="meta")
     for D, G in product((64, 128, 256), (H, H // 4)):
@@ -112,6 +115,8 @@ def calls() -> dict[str, Call]:
         q, keys = _arrays(torch.bfloat16, D, H // 4)[0], pages(D, Z, H // 4)
         found[f"D {D}, full, pages of {Z}"] = Call(q, keys, Full())
         found[f"D {D}, window, pages of {Z}, sink"] = Call(q, keys, Causal() & Window(before=1023), sink=sink)
+        found[f"D {D}, short window, pages of {Z}"] = Call(q, keys, Causal() & Window(before=127))
+        found[f"D {D}, window, packed, pages of {Z}"] = Call(Packed(q[0], offsets, T), keys, Causal() & Window(before=1023))
         found[f"D {D}, packed queries, pages of {Z}"] = Call(Packed(q[0], offsets, T), keys, Causal())
         found[f"D {D}, divided, pages of {Z}"] = Call(q[:, :32], keys, Causal())
         found[f"D {D}, divided, group of 128, pages of {Z}"] = Call(q[:, :1, :1].expand(-1, -1, 128, -1), pages(D, Z, 1), Causal())

@@ -21,7 +21,7 @@ from strobe import (
 )  # fmt: skip
 from strobe.answers import Offer, Refusal
 from strobe.backends.hopper import merge as merging, turning
-from strobe.backends.hopper.forms import FLOAT8, READ, SHARED_BYTES, TILES, Form, form, packable, section
+from strobe.backends.hopper.forms import SHARED_BYTES, SHORT, THREE, TILES, WINDOWS, Form, form, packable, section
 from strobe.backends.hopper.offer import forward as offer
 from strobe.faces.torch import _described
 from strobe.layouts import Dense as Keys
@@ -148,6 +148,21 @@ def test_tiles_fit_the_shared_memory(width: int, mask: Mask, T: int) -> None:
     numbers = 2048  # barriers, the board, addresses, and what reductions pass from warp to warp
     assert made.shared_bytes + numbers <= SHARED_BYTES
     assert made.tile.groups in (2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("T", "D", "window", "keys", "groups"),
+    [(16384, 64, 1024, 64, 4), (16384, 64, 4096, 128, 3), (16384, 128, 300, 64, 2), (16384, 128, 1024, 64, 3), (2048, 128, 1024, 64, 2),
+     (2048, 128, 2048, 128, 2), (16384, 128, 4096, 128, 2), (16384, 256, 1024, 64, 2)],
+)  # fmt: skip
+def test_blocks_are_short_where_a_window_is(T: int, D: int, window: int, keys: int, groups: int) -> None:
+    both = Window(before=window // 2, after=window - window // 2 - 1)
+    for mask in (Causal() & Window(before=window - 1), both):
+        made = form(problem(T, T, 16, 16, D, mask=mask))
+        assert (made.tile.keys, made.tile.groups) == (keys, groups)
+        assert made.shared_bytes + 2048 <= SHARED_BYTES
+    for mask in (Documents(ids := torch.empty(1, T, dtype=torch.int32, device="meta"), ids) & both, Prefix(5) & both, Causal()):
+        assert form(problem(T, T, 16, 16, D, mask=mask)).tile == TILES["masked"][D] or SHORT["masked"] > T
 
 
 def test_heads_of_a_group_share_a_tile_as_far_as_powers_of_two_go() -> None:
@@ -396,6 +411,25 @@ def test_more_of_it_on_a_chip_drawn_otherwise(case: Case, seed: int) -> None:
     close(build(case, "bfloat16", seed), case, "bfloat16", seed)
 
 
+WINDOWED = (
+    Case("a window of three groups", 2, 500, 700, 2, 2, 128, mask=Causal() & Window(before=399)),
+    Case("a window of three groups, both sides, a cap", 1, 300, 300, 4, 1, 128, mask=Window(before=100, after=40), terms=("cap", "sink")),
+    Case("a window of three groups, ranges", 3, 100, 260, 2, 2, 128, keys="ranged", mask=Causal() & Window(before=20), lengths=(260, 0, 131)),
+    Case("a window of three groups, packed", 3, 200, 290, 4, 2, 128, keys="packed", queries="packed", mask=Causal() & Window(before=70),
+         lengths=(0, 290, 128), q_lengths=(3, 200, 128)),
+    Case("a window of three groups, pages of 16", 2, 130, 400, 8, 2, 128, keys="paged 16", mask=Causal() & Window(before=99), lengths=(400, 131)),
+)  # fmt: skip
+
+
+@needs_triton
+@pytest.mark.parametrize("case", WINDOWED, ids=lambda case: case.name)
+def test_three_warpgroups_pass_a_window(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These have fewer tiles than are worth it."""
+    monkeypatch.setitem(WINDOWS, 128, ((2048, 0, THREE),))
+    assert form(problem_of(build(case, "bfloat16"))).tile == THREE
+    close(build(case, "bfloat16"), case, "bfloat16", 1)
+
+
 PAGES = (
     Case("pages of 8, ragged", 3, 65, 200, 4, 4, 64, keys="paged 8", mask=Causal(), lengths=(200, 0, 77)),
     Case("pages of 8, width 256", 2, 70, 150, 4, 1, 256, keys="paged 8", mask=Causal(), lengths=(150, 71)),
@@ -609,11 +643,7 @@ def test_kernels_compile_for_sm90_without_a_gpu() -> None:
         print(f"{line['what']:40} {line['registers']:4} registers, {line['spills']:4} stack accesses, {line['shared']:7} B, loops {line['loops']}")
         assert not line["serialized"]
         assert line["shared"] <= SHARED_BYTES
-        D = int(line["what"].split()[1].rstrip(","))
-        keys = READ.keys if "divided" in line["what"] else form(problem(D=D, V=min(D, 128))).tile.keys
-        deep = 16
-        if "float8" in line["what"]:
-            keys, deep = FLOAT8["full" if "full" in line["what"] else "masked"][D].keys, 32
+        D, keys, deep = int(line["what"].split()[1].rstrip(",")), line["tile"][1], 32 if "float8" in line["what"] else 16
         each = D // deep + keys // deep  # products of one block: scores, and the weighted sum
         assert line["loops"] and all(found == [each, 0] for found in line["loops"])
         assert line["spills"] == 0 or "D 64" in line["what"]  # there a few, at the end of a tile

@@ -44,6 +44,13 @@ TILES = {
     "full": {64: Tile(128, 3, 2, 2, (160, 160, 24)), 128: Tile(128, 2, 2, 2, (224, 56)), 256: Tile(64, 2, 2, 1, (240, 24))},
     "masked": {64: Tile(128, 3, 3, 2, (160, 160, 24)), 128: Tile(128, 2, 2, 2, (224, 56)), 256: Tile(64, 2, 2, 1, (240, 24))},
 }
+# Windows, by the keys that a query sees at most and the tiles of 128 rows that there are at least: fewer keys of a shorter block go unseen,
+# and three warpgroups wait less, if their larger tiles do not leave the last wave empty (H200, µs at 16,384, windows of 128, 512, 1,024,
+# 2,048, 4,096; width 64 as without a window 192, 259, 366, 580, 956, four warpgroups 152, 220, 338, 563, 960; width 128 110, 209, 272, 434,
+# 727, two 93, 164, 260, 457, 798, three 99, 164, 253, 428, 761; docs/log.md, 2026-12-01).
+MANY = 1024
+TWO, THREE = Tile(64, 2, 4, 2, (224, 56)), Tile(64, 3, 3, 2, (160, 160, 24))
+WINDOWS = {64: ((2048, 0, FOUR),), 128: ((512, 0, TWO), (2048, MANY, THREE), (1024, 0, TWO))}
 # Keys of 192 or 256, values of 128 or fewer: latent attention's prompts (H200, TFLOP/s at 4,096 and 16,384 causal and 16,384 full: 624,
 # 665, 697; a third slot instead of the second turn 615, 660, 702; three warpgroups 605, 674, 723; docs/log.md, 2026-11-30).
 UNEQUAL = Tile(64, 2, 2, 2, (224, 56))
@@ -204,6 +211,8 @@ def form(problem: Problem, divided: bool = False) -> Form:
     kind = "full" if before is None and after is None and not prefix and not documents else "masked"
     few = SHORT[kind] > problem.T and padded(problem.D) == 64 and not documents  # whose masks take registers that four do not have
     tile = FOUR if few else TILES[kind][padded(problem.D)]
+    if before is not None and after is not None and not prefix and not documents:
+        tile = of_window(problem, before + after + 1) or tile
     if padded(problem.V) < padded(problem.D) == 256:
         tile = UNEQUAL
     narrow = isinstance(call.q, Scaled)
@@ -224,6 +233,11 @@ def form(problem: Problem, divided: bool = False) -> Form:
         packed=packed, divided=divided, spread=divided and problem.group > ROWS, tree=tree, documents=documents,
         narrow=narrow, page=page,
     )  # fmt: skip
+
+
+def of_window(problem: Problem, seen: int) -> Tile | None:
+    """The tile where a query sees so many keys at most; None where it is that of any mask."""
+    return next((tile for most, least, tile in WINDOWS.get(padded(problem.D), ()) if seen <= most and programs(problem) >= least), None)
 
 
 def page_tokens(problem: Problem) -> int | None:
