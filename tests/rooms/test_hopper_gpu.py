@@ -20,6 +20,7 @@ from strobe.backends.hopper.offer import forward as offer
 from strobe.answers import Offer
 from strobe.faces import torch as face
 from strobe.layouts import Dense
+from strobe.masks import split
 from strobe.machine import installed_triton
 from strobe.plan import Plan
 from strobe.problem import Call, map_arrays
@@ -136,6 +137,28 @@ def test_a_wild_node_of_a_tree_reaches_only_the_queries_that_see_it(D: int, wild
     torch.testing.assert_close(state.out[~seen], clean.out[~seen], atol=2e-2, rtol=2e-2)
     torch.testing.assert_close(state.lse[~seen], clean.lse[~seen])
     assert not bool(torch.isfinite(state.out[seen]).all(-1).any())
+
+
+@pytest.mark.parametrize("mask", [Causal() & Window(before=1023), Causal() & Window(before=300), Window(before=600, after=99)], ids=str)
+@pytest.mark.parametrize(("H", "G"), [(16, 16), (32, 8)])
+@pytest.mark.parametrize("D", [64, 128])
+def test_windows_of_long_prompts(D: int, H: int, G: int, mask: Mask) -> None:
+    """Which have tiles of their own; against float64, some heads of all queries."""
+    B, T, S = 2, 4613, 4700
+    q, k, v = (drawn(B, n, heads, D) for n, heads in ((T, H), (S, G), (S, G)))
+    with using("hopper"):
+        found = attention_state(q, k, v, mask=mask)
+    before, after, _ = split(mask)
+    assert before is not None and after is not None
+    for b, h in ((0, 0), (1, H // 2 + 1), (1, H - 1)):
+        for low in range(0, T, 769):
+            place = torch.arange(low, min(low + 769, T), device="cuda")[:, None] + S - T
+            key = torch.arange(S, device="cuda")
+            scores = q[b, low : low + 769, h].double() @ k[b, :, h // (H // G)].double().T * D**-0.5
+            scores = scores.where((key >= place - before) & (key <= place + after), -torch.inf)
+            out = scores.softmax(-1) @ v[b, :, h // (H // G)].double()
+            torch.testing.assert_close(found.out[b, low : low + 769, h].double(), out, atol=4e-3, rtol=1e-2)
+            torch.testing.assert_close(found.lse[b, low : low + 769, h].double(), scores.logsumexp(-1), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("wild", [torch.nan, torch.inf, -torch.inf])
