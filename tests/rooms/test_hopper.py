@@ -165,6 +165,17 @@ def test_blocks_are_short_where_a_window_is(T: int, D: int, window: int, keys: i
         assert form(problem(T, T, 16, 16, D, mask=mask)).tile == TILES["masked"][D] or SHORT["masked"] > T
 
 
+@pytest.mark.parametrize(
+    ("D", "T", "mask", "keys"),
+    [(192, 4096, Causal(), 128), (192, 1024, Full(), 128), (192, 1024, Causal(), 64), (192, 4096, Causal() & Window(before=1023), 64),
+     (256, 4096, Causal(), 64), (136, 4096, Full(), 128)],
+)  # fmt: skip
+def test_keys_wider_than_values_are_kept_as_boxes_where_long_blocks_fit(D: int, T: int, mask: Mask, keys: int) -> None:
+    made = form(problem(T, T, 16, 16, D, 128, mask=mask))
+    assert made.tile.keys == keys and made.beside == (3 if keys == 128 else 1)
+    assert made.shared_bytes + 2048 <= SHARED_BYTES
+
+
 def test_heads_of_a_group_share_a_tile_as_far_as_powers_of_two_go() -> None:
     assert [packable(group) for group in (1, 2, 3, 4, 6, 8, 12, 64, 96, 128)] == [1, 2, 1, 4, 2, 8, 4, 64, 32, 64]
 
@@ -398,6 +409,8 @@ MORE = (
     Case("D 192", 1, 130, 200, 2, 1, 192, mask=Causal()),
     Case("D 40, V 24", 1, 130, 200, 2, 1, 40, 24, mask=Causal()),
     Case("D 192, V 128", 2, 200, 200, 4, 4, 192, 128, mask=Causal()),
+    Case("D 192, V 128, boxes beside each other", 2, 300, 400, 4, 2, 192, 128),
+    Case("D 136, V 64, boxes, ranges", 3, 100, 260, 2, 2, 136, 64, keys="ranged", lengths=(260, 0, 131)),
     Case("D 192, V 128, a window, sinks", 1, 130, 300, 4, 1, 192, 128, mask=Causal() & Window(before=99), terms=("sink",)),
     Case("D 256, V 40", 1, 130, 140, 2, 1, 256, 40),
     Case("D 128, V 64, packed", 3, 140, 140, 4, 4, 128, 64, keys="packed", queries="packed", mask=Causal(), lengths=(140, 1, 64), q_lengths=(140, 1, 64)),

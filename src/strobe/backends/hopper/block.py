@@ -86,15 +86,25 @@ def masked(b_s, block, b_first, b_last, tree, form: gl.constexpr):
 
 
 @gluon.jit
-def score(b_q, b_k, form: gl.constexpr):
-    """q · k of a block, under way; of 256 columns no more than there are keys in, by 64."""
+def score(b_q, keys, step, form: gl.constexpr):
+    """q · k of the block of a step, once it has come, under way; of 256 columns no more than there are keys in."""
     zeros = gl.full([64, form.tile.keys], 0.0, gl.float32, layout=scores_lie(form))
-    b_k = b_k.reshape([form.tile.keys, form.width])
-    if form.width == 256 and form.D <= 192:
-        b_s = warpgroup_mma(b_q.slice(0, 128, 1), b_k.slice(0, 128, 1).permute((1, 0)), zeros, use_acc=False, is_async=True)
-        b_s = warpgroup_mma(b_q.slice(128, 64, 1), b_k.slice(128, 64, 1).permute((1, 0)), b_s, is_async=True)
+    b_k = keys.wait(step)
+    if form.beside > 1:
+        BESIDE: gl.constexpr = form.beside
+        COLUMNS: gl.constexpr = form.key_width // form.beside
+        b_k = b_k.reshape([form.tile.keys, COLUMNS]).permute((1, 0))
+        b_s = warpgroup_mma(b_q.slice(0, COLUMNS, 1), b_k, zeros, use_acc=False, is_async=True)
+        for i in gl.static_range(1, BESIDE):
+            b_k = keys.tile(step, i).reshape([form.tile.keys, COLUMNS]).permute((1, 0))
+            b_s = warpgroup_mma(b_q.slice(i * COLUMNS, COLUMNS, 1), b_k, b_s, is_async=True)
     else:
-        b_s = warpgroup_mma(b_q, b_k.permute((1, 0)), zeros, use_acc=False, is_async=True)
+        b_k = b_k.reshape([form.tile.keys, form.width])
+        if form.width == 256 and form.D <= 192:
+            b_s = warpgroup_mma(b_q.slice(0, 128, 1), b_k.slice(0, 128, 1).permute((1, 0)), zeros, use_acc=False, is_async=True)
+            b_s = warpgroup_mma(b_q.slice(128, 64, 1), b_k.slice(128, 64, 1).permute((1, 0)), b_s, is_async=True)
+        else:
+            b_s = warpgroup_mma(b_q, b_k.permute((1, 0)), zeros, use_acc=False, is_async=True)
     return b_s
 
 

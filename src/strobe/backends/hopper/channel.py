@@ -18,21 +18,24 @@ from strobe.backends.hopper.compat import aggregate, fetch
 
 @aggregate
 class Channel:
-    """Tiles `[slots · lanes, 1, …]`: `slots` in flight for each of `lanes` receivers, or for all receivers together (one lane)."""
+    """Tiles `[slots · lanes · beside, 1, …]`: `slots` in flight for each of `lanes` receivers, or for all receivers together (one lane); as
+    many boxes `beside` each other, where the columns are not a power of two."""
 
     tiles: gl.shared_memory_descriptor
     full: gl.shared_memory_descriptor
     empty: gl.shared_memory_descriptor
     slots: gl.constexpr
     lanes: gl.constexpr
+    beside: gl.constexpr
 
     @gluon.constexpr_function
-    def __init__(self, tiles, full, empty, slots, lanes):
+    def __init__(self, tiles, full, empty, slots, lanes, beside=1):
         self.tiles = tiles
         self.full = full
         self.empty = empty
         self.slots = gl.constexpr(slots)
         self.lanes = gl.constexpr(lanes)
+        self.beside = gl.constexpr(beside)
 
     @gluon.jit
     def slot(self, step, lane):
@@ -57,10 +60,14 @@ class Producer:
 
     @gluon.jit
     def send(self, array, batch, token, head, step, lane):
-        """Lets the copy engine fill the slot with the box of an array `[batch, token, head, width]` that begins there; it writes
-        zeros for what lies outside of the array."""
-        full, tile = self.begin(step, lane, array.block_type.nbytes)
+        """Lets the copy engine fill the slot with the box of an array `[batch, token, head, width]` that begins there, or with those beside
+        it; it writes zeros for what lies outside of the array."""
+        BESIDE: gl.constexpr = self.channel.beside
+        full, tile = self.begin(step, lane, BESIDE * array.block_type.nbytes)
         fetch(array, [batch, token, head, 0], full, tile)
+        for i in gl.static_range(1, BESIDE):
+            tile = self.channel.tiles.index(self.channel.slot(step, lane) * BESIDE + i)
+            fetch(array, [batch, token, head, i * array.block_type.shape[3]], full, tile)
 
     @gluon.jit
     def begin(self, step, lane, BYTES: gl.constexpr):
@@ -69,7 +76,7 @@ class Producer:
         mbarrier.wait(self.channel.empty.index(slot), self.channel.phase(step) ^ 1)
         full = self.channel.full.index(slot)
         mbarrier.expect(full, BYTES)
-        return full, self.channel.tiles.index(slot)
+        return full, self.channel.tiles.index(slot * self.channel.beside)
 
 
 @aggregate
@@ -91,9 +98,9 @@ class Consumer:
         return self.tile(step)
 
     @gluon.jit
-    def tile(self, step):
-        """The tile of a step that was waited for."""
-        return self.channel.tiles.index(self.channel.slot(step, self.lane))
+    def tile(self, step, BOX: gl.constexpr = 0):
+        """The tile of a step that was waited for; of several boxes beside each other, one."""
+        return self.channel.tiles.index(self.channel.slot(step, self.lane) * self.channel.beside + BOX)
 
     @gluon.jit
     def release(self, step):
@@ -117,11 +124,15 @@ def barriers(COUNT: gl.constexpr, ARRIVALS: gl.constexpr):
 
 
 @gluon.jit
-def channel(array, TOKENS: gl.constexpr, WIDTH: gl.constexpr, SLOTS: gl.constexpr, LANES: gl.constexpr, RECEIVERS: gl.constexpr):
-    """A channel for tiles of so many tokens and columns, each an array's box or several; a slot is empty when all its receivers have
-    released it."""
-    tiles = gl.allocate_shared_memory(array.dtype, [SLOTS * LANES, 1, TOKENS, array.block_type.shape[2], WIDTH], array.layout)
-    return Channel(tiles, barriers(SLOTS * LANES, 1), barriers(SLOTS * LANES, RECEIVERS), SLOTS, LANES)
+def channel(
+    array, TOKENS: gl.constexpr, WIDTH: gl.constexpr, SLOTS: gl.constexpr, LANES: gl.constexpr, RECEIVERS: gl.constexpr,
+    BESIDE: gl.constexpr = 1,
+):  # fmt: skip
+    """A channel for tiles of so many tokens and columns, each an array's box or several, BESIDE each other in tiles of their own or not; a
+    slot is empty when all its receivers have released it."""
+    shape: gl.constexpr = [SLOTS * LANES * BESIDE, 1, TOKENS, array.block_type.shape[2], WIDTH // BESIDE]
+    tiles = gl.allocate_shared_memory(array.dtype, shape, array.layout)
+    return Channel(tiles, barriers(SLOTS * LANES, 1), barriers(SLOTS * LANES, RECEIVERS), SLOTS, LANES, BESIDE)
 
 
 @aggregate

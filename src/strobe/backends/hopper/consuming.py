@@ -72,7 +72,7 @@ def advance(b_q, b_p, b_m, b_l, b_o, b_worth, keys, values, step, scale, inner, 
     """One block on: the block before gets its values while this one, which all rows see whole, gets its scores. There is no branch in
     this, so that the assembler takes weights of one row while it still looks for the greatest score of another. The sums of narrow values
     are multiplied by what they are worth beside the block's own, b_worth, where these are added; those of wide ones were before."""
-    b_s = score(b_q, keys.wait(step + 1), form)
+    b_s = score(b_q, keys, step + 1, form)
     b_new = weighted(b_p, b_o, values, step, form)
     b_s = warpgroup_mma_wait(1, [b_s])
     keys.release(step + 1)
@@ -106,7 +106,7 @@ def alone(
     form: gl.constexpr,
 ):  # fmt: skip
     """A block that is masked, from its scores to its weighted values."""
-    b_s = score(b_q, keys.wait(step), form)
+    b_s = score(b_q, keys, step, form)
     b_s = warpgroup_mma_wait(0, [b_s])
     keys.release(step)
     b_s = masked(capped(b_s, inner, form), block, b_first, b_last, tree, form)
@@ -174,7 +174,7 @@ def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.c
                 b_q, b_m, b_l, b_o, keys, values, step, high - 1 - i, b_first, b_last, tree, scale, inner, q.dtype, form
             )  # fmt: skip
             step += 1
-    b_s = score(b_q, keys.wait(step), form)
+    b_s = score(b_q, keys, step, form)
     if form.tile.turns == 2:  # the rows of the tile before have had until here to leave
         if turn > 0:
             let_go(mine, turn - 1)

@@ -52,8 +52,11 @@ MANY = 1024
 TWO, THREE = Tile(64, 2, 4, 2, (224, 56)), Tile(64, 3, 3, 2, (160, 160, 24))
 WINDOWS = {64: ((2048, 0, FOUR),), 128: ((512, 0, TWO), (2048, MANY, THREE), (1024, 0, TWO))}
 # Keys of 192 or 256, values of 128 or fewer: latent attention's prompts (H200, TFLOP/s at 4,096 and 16,384 causal and 16,384 full: 624,
-# 665, 697; a third slot instead of the second turn 615, 660, 702; three warpgroups 605, 674, 723; docs/log.md, 2026-11-30).
-UNEQUAL = Tile(64, 2, 2, 2, (224, 56))
+# 665, 697; a third slot instead of the second turn 615, 660, 702; three warpgroups 605, 674, 723). Of up to 192, whose blocks of 128 keys
+# fit as boxes of 64 columns, 664, 746, 785, but for short prompts with a mask and short windows (µs at 1,024 causal 211 where 196, a window
+# of 1,024 318 where 308; docs/log.md, 2026-11-30 and 2026-12-01).
+UNEQUAL, WITHIN_192 = Tile(64, 2, 2, 2, (224, 56)), Tile(128, 2, 2, 1, (240, 24))
+NEAR = 2048
 # Of float8 (H200, TFLOP/s at 16,384: width 128 with blocks of 128 keys 919, causal 725, of 64 keys causal 856; width 64 507; docs/log.md,
 # 2026-12-01).
 FLOAT8 = {
@@ -89,6 +92,16 @@ class Form:
     def width(self) -> int:
         """The width of keys in a tile."""
         return padded(self.D)
+
+    @property
+    def beside(self) -> int:
+        """Boxes of 64 columns that a block of keys is kept as, where as many as are a power of two would not fit; 1 otherwise."""
+        return 3 if self.tile.keys > 64 and self.width == 256 and self.D <= 192 else 1
+
+    @property
+    def key_width(self) -> int:
+        """Columns of keys in shared memory."""
+        return 64 * self.beside if self.beside > 1 else self.width
 
     @property
     def value_width(self) -> int:
@@ -153,7 +166,7 @@ class Form:
     @property
     def columns(self) -> int:
         """Of a box of keys. Of a page's 64, a row of the swizzle: the columns of a block lie by such rows, and within those the boxes."""
-        return self.width if self.page is None else 64
+        return self.key_width // self.beside if self.page is None else 64
 
     @property
     def value_columns(self) -> int:
@@ -164,7 +177,7 @@ class Form:
     def shared_bytes(self) -> int:
         """What queries, keys and values in flight take, and results that have a place of their own."""
         tile = self.tile
-        held = tile.turns * self.rows * self.width + tile.slots * tile.keys * (self.width + self.value_width)
+        held = tile.turns * self.rows * self.width + tile.slots * tile.keys * (self.key_width + self.value_width)
         return held + 2 * self.rows * self.value_width if self.narrow else 2 * held
 
 
@@ -211,10 +224,11 @@ def form(problem: Problem, divided: bool = False) -> Form:
     kind = "full" if before is None and after is None and not prefix and not documents else "masked"
     few = SHORT[kind] > problem.T and padded(problem.D) == 64 and not documents  # whose masks take registers that four do not have
     tile = FOUR if few else TILES[kind][padded(problem.D)]
-    if before is not None and after is not None and not prefix and not documents:
+    if windowed := before is not None and after is not None and not prefix and not documents:
         tile = of_window(problem, before + after + 1) or tile
     if padded(problem.V) < padded(problem.D) == 256:
-        tile = UNEQUAL
+        near = (kind == "masked" and problem.T < NEAR) or (windowed and before + after < NEAR)
+        tile = UNEQUAL if problem.D > 192 or near else WITHIN_192
     narrow = isinstance(call.q, Scaled)
     if narrow:
         tile = FLOAT8[kind][padded(problem.D)]

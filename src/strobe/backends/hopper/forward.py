@@ -180,7 +180,7 @@ def attend(
 ):  # fmt: skip
     """Tiles of queries, taken by programs one after another."""
     queries = channel(q, form.tokens, form.width, form.tile.turns, form.tile.groups, 1)
-    keys = channel(k, form.tile.keys, form.width, form.tile.slots, 1, form.tile.groups)
+    keys = channel(k, form.tile.keys, form.key_width, form.tile.slots, 1, form.tile.groups, form.beside)
     values = channel(v, form.value_rows, form.value_row, form.tile.slots, 1, form.tile.groups)
     if form.narrow:  # results are wider than queries, whose place they take otherwise
         results = gl.allocate_shared_memory(o.dtype, [form.tile.groups, 1, form.tokens, form.pack, form.value_width], o.layout)
