@@ -48,10 +48,14 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 
 def gpu_tables(rows: list[dict[str, Any]]) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """{title: (headings, lines)} of a GPU's suite of long calls, for what it has: TFLOP/s of the passes, what features cost, the rest."""
+    """{title: (headings, lines)} of a GPU's suite of long calls, for what it has: TFLOP/s of the passes, what features cost, the rest. A
+    pass beside others than the first one of its kind is a feature: the table would have a column for it alone."""
     found: dict[str, tuple[list[str], list[list[str]]]] = {}
+    others = [row for row in rows if "tflops" not in row]
     for verb in ("forward", "backward"):
-        passes = [row for row in rows if row["case"].startswith(f"{verb} B")]
+        every = [row for row in rows if row["case"].startswith(f"{verb} B")]
+        passes = [row for row in every if set(row["peers"]) <= set(every[0]["peers"])]
+        others += [row for row in every if row not in passes]
         if not passes:
             continue
         peers = peers_of(passes)
@@ -61,7 +65,6 @@ def gpu_tables(rows: list[dict[str, Any]]) -> dict[str, tuple[list[str], list[li
             rates = (f"{work / row['peers'][p]:.0f}" if p in row["peers"] else "" for p in peers)
             lines.append([row["case"].removeprefix(f"{verb} "), f"{row['tflops']:.0f}", *rates, *(against(row, p) for p in peers)])
         found[f"{verb}, TFLOP/s"] = ["shape", "strobe", *peers, *(f"{peer} takes" for peer in peers)], lines
-    others = [row for row in rows if "tflops" not in row]
     if not others:
         return found
     found["features, memory, host"] = (
