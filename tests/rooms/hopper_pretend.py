@@ -464,7 +464,8 @@ def language() -> SimpleNamespace:
     layout = staticmethod(lambda *_, **__: "layout")
     return SimpleNamespace(
         constexpr=lambda x: x, shared_memory_descriptor=Shared, pointer_type=lambda _: "pointer",
-        NVMMADistributedLayout=layout, DotOperandLayout=layout, SliceLayout=layout, BlockedLayout=layout, SwizzledSharedLayout=layout,
+        NVMMADistributedLayout=layout, DotOperandLayout=layout, SliceLayout=layout, BlockedLayout=layout, DistributedLinearLayout=layout,
+        SwizzledSharedLayout=layout,
         NVMMASharedLayout=SimpleNamespace(get_default_for=layout),
         float8e4nv=torch.float8_e4m3fn, float32=torch.float32, int32=torch.int32, int64=torch.int64, uint8=torch.uint8,
         program_id=lambda _: here().program, num_programs=lambda _: here().programs,

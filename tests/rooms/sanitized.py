@@ -72,7 +72,7 @@ def test_packed() -> None:
 @pytest.mark.parametrize("room", ["hopper"])
 @pytest.mark.parametrize("mask", [Full(), Causal(), Causal() & Window(before=40)], ids=str)
 @pytest.mark.parametrize("D", [64, 128])
-def test_float8(D: int, mask: Mask, room: str) -> None:
+def test_float8_prompts(D: int, mask: Mask, room: str) -> None:
     q, k, v = (
         Scaled(drawn(2, n, heads, D).to(torch.float8_e4m3fn), torch.rand(2, 1, heads, device="cuda"))
         for n, heads in ((131, 4), (203, 2), (203, 2))

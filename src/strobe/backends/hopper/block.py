@@ -109,8 +109,8 @@ def score(b_q, keys, step, form: gl.constexpr):
 
 
 @gluon.jit
-def weigh(b_s, b_greatest, b_m, b_l, scale, NARROW: gl.constexpr):
-    """(weights, greatest score, sum of weights, what the old sums are worth) after the scores of a block and their greatest."""
+def weigh(b_s, b_greatest, b_m, scale, NARROW: gl.constexpr):
+    """(weights, greatest score, what the old sums are worth) after the scores of a block and their greatest."""
     b_top = gl.maximum(b_m, b_greatest)
     b_base = gl.where(b_top == float("-inf"), 0.0, b_top) * scale  # −∞ − −∞ would be NaN
     b_raised = b_base
@@ -118,7 +118,45 @@ def weigh(b_s, b_greatest, b_m, b_l, scale, NARROW: gl.constexpr):
         b_raised = b_base - RAISED
     b_p = gl.exp2(b_s * across(scale, NARROW) - b_raised[:, None])
     b_decay = gl.exp2(b_m * scale - b_base)
-    return b_p, b_top, b_l * b_decay + gl.sum(b_p, 1), b_decay
+    return b_p, b_top, b_decay
+
+
+@gluon.constexpr_function
+def threads_lie():
+    """The layout of a number of each row and of each of the four threads that have its scores: `products`, of which each has two."""
+    return gl.DistributedLinearLayout(
+        reg_bases=[[8, 0]], lane_bases=[[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]], warp_bases=[[16, 0], [32, 0]], block_bases=[], shape=[64, 4]
+    )
+
+
+@gluon.jit
+def nothing(b_m, form: gl.constexpr):
+    """The sums of weights before the first block."""
+    if form.apart:
+        b_l = gl.full([64, 4], 0.0, gl.float32, layout=threads_lie())
+    else:
+        b_l = gl.zeros_like(b_m)
+    return b_l
+
+
+@gluon.jit
+def counted(b_l, b_p, b_decay, form: gl.constexpr):
+    """The sums of weights, with a block's added: of a row, or of each thread of a row, which takes no exchange between them."""
+    if form.apart:
+        b_of_threads = gl.sum(gl.sum(b_p.reshape([64, form.tile.keys // 8, 4, 2]), 1), 2)
+        b_worth = gl.convert_layout(b_decay, gl.SliceLayout(1, threads_lie()), assert_trivial=True)
+        b_l = b_l * b_worth[:, None] + gl.convert_layout(b_of_threads, threads_lie(), assert_trivial=True)
+    else:
+        b_l = b_l * b_decay + gl.sum(b_p, 1)
+    return b_l
+
+
+@gluon.jit
+def of_a_row(b_l, form: gl.constexpr):
+    """The sum of a row's weights."""
+    if form.apart:
+        b_l = gl.convert_layout(gl.sum(b_l, 1), gl.SliceLayout(1, scores_lie(form)))
+    return b_l
 
 
 @gluon.jit

@@ -10,7 +10,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma, warpgroup_mma_wait
 
 from strobe.backends.hopper.block import (
-    LN_2, LOWERED, capped, masked, packed, products, scaled, score, scores_lie, values_lie, weigh, weighted,
+    LN_2, LOWERED, capped, counted, masked, nothing, of_a_row, packed, products, scaled, score, scores_lie, values_lie, weigh, weighted,
 )  # fmt: skip
 from strobe.backends.hopper.channel import Consumer
 from strobe.backends.hopper.compat import pieces, write_back
@@ -70,19 +70,26 @@ def own(rows, jobs, turn, GROUP: gl.constexpr, form: gl.constexpr):
 @gluon.jit
 def advance(b_q, b_p, b_m, b_l, b_o, b_worth, keys, values, step, scale, inner, form: gl.constexpr):
     """One block on: the block before gets its values while this one, which all rows see whole, gets its scores. There is no branch in
-    this, so that the assembler takes weights of one row while it still looks for the greatest score of another. The sums of narrow values
-    are multiplied by what they are worth beside the block's own, b_worth, where these are added; those of wide ones were before."""
+    this, so that the assembler takes weights of one row while it still looks for the greatest score of another. Sums of values are
+    multiplied by what they are worth beside the block's own, b_worth: narrow ones where these are added, others while scores are multiplied
+    (`late`), or at once."""
     b_s = score(b_q, keys, step + 1, form)
+    if form.late:
+        b_o = scaled(b_o, b_worth, form)
     b_new = weighted(b_p, b_o, values, step, form)
     b_s = warpgroup_mma_wait(1, [b_s])
     keys.release(step + 1)
     b_s = capped(b_s, inner, form)
-    b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale, form.narrow)
+    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow)
+    b_l = counted(b_l, b_w, b_decay, form)
     b_new = warpgroup_mma_wait(0, [b_new])
     values.release(step)
     b_p = packed(b_w, b_p.dtype, form)
     if form.narrow:
         b_o = scaled(b_o, b_worth, form) + b_new
+        b_worth = b_decay
+    elif form.late:
+        b_o = b_new
         b_worth = b_decay
     else:
         b_o = scaled(b_new, b_decay, form)
@@ -110,7 +117,8 @@ def alone(
     b_s = warpgroup_mma_wait(0, [b_s])
     keys.release(step)
     b_s = masked(capped(b_s, inner, form), block, b_first, b_last, tree, form)
-    b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale, form.narrow)
+    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow)
+    b_l = counted(b_l, b_w, b_decay, form)
     return b_m, b_l, add(packed(b_w, dtype, form), scaled(b_o, b_decay, form), values, step, form)
 
 
@@ -166,7 +174,7 @@ def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.c
     q = mine.wait(turn)
     b_q = q.reshape([64, form.width])
     b_m = gl.full([64], float("-inf"), gl.float32, layout=gl.SliceLayout(1, scores_lie(form)))
-    b_l = gl.zeros_like(b_m)
+    b_l = nothing(b_m, form)
     b_o = gl.full([64, form.value_width], 0.0, gl.float32, layout=values_lie(form))
     if MASKED:
         for i in range(high - 1 - full_high):
@@ -181,15 +189,16 @@ def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.c
     b_s = warpgroup_mma_wait(0, [b_s])
     keys.release(step)
     b_s = masked(capped(b_s, inner, form), full_high, b_first, b_last, tree, form)
-    b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale, form.narrow)
+    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow)
+    b_l = counted(b_l, b_w, b_decay, form)
     b_p = packed(b_w, q.dtype, form)
-    if MASKED and not form.narrow:
+    if MASKED and not form.narrow and not form.late:
         b_o = scaled(b_o, b_decay, form)
     b_worth = b_decay
     for _ in range(full_high - full_low):
         b_p, b_m, b_l, b_o, b_worth = advance(b_q, b_p, b_m, b_l, b_o, b_worth, keys, values, step, scale, inner, form)
         step += 1
-    if form.narrow:
+    if form.narrow or form.late:
         b_o = scaled(b_o, b_worth, form)
     b_o = add(b_p, b_o, values, step, form)
     step += 1
@@ -201,7 +210,7 @@ def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.c
             step += 1
     if form.narrow:
         b_o *= LOWERED
-    return b_m, b_l, b_o, step
+    return b_m, of_a_row(b_l, form), b_o, step
 
 
 @gluon.jit

@@ -254,7 +254,8 @@ def lead(
         b_o = gl.full([ROWS, HALF], 0.0, gl.float32, layout=products(HALF))
         for _ in range(jobs.get(turn, FULL)):  # no branch in this, so that the assembler mixes the work of several rows
             b_s = score(q_halves, q_tail, of_first, of_second, of_tail, step, form)
-            b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale, False)
+            b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, False)
+            b_l = b_l * b_decay + gl.sum(b_w, 1)
             b_o = weighted(b_w, b_o, b_decay, of_values, told, decays, step, turn, q_halves.dtype, form)
             step += 1
         for nth in range(jobs.get(turn, MASKED)):
@@ -267,7 +268,8 @@ def lead(
                 b_nan = gl.where(b_seen & (wild.load(gl.SliceLayout(0, products(KEYS))) > 0)[None, :], float("nan"), 0.0)
                 if not form.apart:
                     b_s += b_nan
-            b_w, b_m, b_l, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, b_l, scale, False)
+            b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, False)
+            b_l = b_l * b_decay + gl.sum(b_w, 1)
             if form.mixed and form.apart:
                 b_w += b_nan
             b_o = weighted(b_w, b_o, b_decay, of_values, told, decays, step, turn, q_halves.dtype, form)
