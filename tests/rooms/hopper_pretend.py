@@ -29,7 +29,7 @@ import strobe
 from strobe.backends.hopper import arguments, latent_desk
 
 ROOM = Path(strobe.__file__).parent / "backends" / "hopper"
-FILES = ("channel.py", "paging.py", "jobs.py", "schedule.py", "scoring.py", "block.py", "consuming.py", "forward.py")
+FILES = ("channel.py", "paging.py", "jobs.py", "parts.py", "schedule.py", "scoring.py", "block.py", "consuming.py", "forward.py")
 LATENT = ("channel.py", "paging.py", "jobs.py", "parts.py", "schedule.py", "scoring.py", "block.py", "latent_rows.py", "latent.py")
 
 
@@ -371,7 +371,7 @@ def _either(name: str, of_numbers: Callable[..., Any]) -> Callable[[Any, Any], A
         if not isinstance(a, Tensor) and not isinstance(b, Tensor):
             return of_numbers(a, b)
         a, b = (x if isinstance(x, Tensor) else torch.tensor(x) for x in (a, b))
-        return getattr(torch, name)(a, b)
+        return _number(getattr(torch, name)(a, b))
 
     return apply
 
@@ -471,7 +471,7 @@ def language() -> SimpleNamespace:
         program_id=lambda _: here().program, num_programs=lambda _: here().programs,
         arange=lambda a, b, layout: torch.arange(a, b), full=lambda shape, x, dtype, layout: torch.full(shape, x, dtype=dtype),
         zeros_like=torch.zeros_like, full_like=torch.full_like, join=lambda a, b: torch.stack([a, b], -1), split=lambda x: x.unbind(-1), static_range=range, convert_layout=lambda x, layout, assert_trivial=False: x, cast=_cast,
-        where=lambda c, a, b: torch.where(*(x if isinstance(x, Tensor) else torch.tensor(x) for x in (c, a, b))),
+        where=lambda c, a, b: _number(torch.where(*(x if isinstance(x, Tensor) else torch.tensor(x) for x in (c, a, b)))),
         minimum=_either("fmin", min), maximum=_either("fmax", max), max=_greatest, min=lambda x, axis: _number(x.amin(axis)), sum=lambda x, axis: _number(x.sum(axis)),
         exp2=torch.exp2, log2=torch.log2, abs=torch.abs, inline_asm_elementwise=_assembly,
         load=_load, store=_store, atomic_add=_atomic_add, associative_scan=lambda x, axis, _: x.cumsum(axis), allocate_shared_memory=_allocate, warp_specialize=_warp_specialize,

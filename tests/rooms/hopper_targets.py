@@ -28,7 +28,7 @@ from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import create_function_from_signature
 
 from strobe import Causal, Documents, Full, Packed, Prefix, Ranged, Scaled, Sink, SoftCap, Tree, Window
-from strobe.backends.hopper import forward
+from strobe.backends.hopper import forward, sharing
 from strobe.faces.torch import _described
 from strobe.layouts import Dense, PackedKeys, Paged
 from strobe.machine import Machine
@@ -109,6 +109,12 @@ def calls() -> dict[str, Call]:
         found[f"D {D}, a tree, divided, group of 128, {kind}"] = Call(
             q[:, :1, :1].expand(-1, -1, 128, -1), Dense(k[:, :, :1], k[:, :, :1]), wide
         )  # fmt: skip
+    for D, V, G in ((64, 64, H), (128, 128, H), (128, 128, H // 4), (256, 256, H), (192, 128, H)):
+        q, k = (torch.empty(1, 4 * T, heads, D, dtype=torch.bfloat16, device="meta") for heads in (H, G))
+        found[f"D {D}, V {V}, full, shared tiles, group of {H // G}"] = Call(q, Dense(k, k[..., :V]), Full(), sink=sink)
+    for D in (64, 128):
+        narrow = Scaled(torch.empty(1, 4 * T, H, D, dtype=torch.float8_e4m3fn, device="meta"), torch.empty(1, 1, H, device="meta"))
+        found[f"D {D}, float8, full, shared tiles"] = Call(narrow, Dense(narrow, narrow), Full())
     for D, Z, G in product((64, 128, 256), (8, 16, 64, 256), (H, H // 4)):
         found[f"D {D}, causal, pages of {Z}, group of {H // G}"] = Call(_arrays(torch.bfloat16, D, G)[0], pages(D, Z, G), Causal())
     for D, Z in product((64, 128), (16, 64)):
@@ -229,7 +235,11 @@ def every(words: list[str]) -> Iterator[Compiled]:
 def started(call: Call) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     """(kernel, arguments, named ones) of each start of a call."""
     found: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
-    with patch.object(forward, "join"), patch.object(forward, "start", lambda kernel, _, args, named, __: found.append((kernel, args, named))):
+
+    def start(kernel: Any, _: int, args: tuple[Any, ...], named: dict[str, Any], __: Any) -> None:
+        found.append((kernel, args, named))
+
+    with patch.object(forward, "join"), patch.object(forward, "start", start), patch.object(sharing, "start", start):
         forward.launch(plan(check(_described(call)), Machine.named("h200"), "hopper"), call)
     return found
 

@@ -91,6 +91,14 @@ def test_prompts(name: str, D: int, room: str) -> None:
 
 
 @pytest.mark.parametrize("room", ["hopper"])
+@pytest.mark.parametrize("D", [64, 128])
+def test_prompts_whose_last_tiles_are_shared(D: int, room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strobe.backends.hopper.forms.IDLE", 0)
+    attention(drawn(1, 9001, 4, D), drawn(1, 403, 2, D), drawn(1, 403, 2, D))
+    torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("room", ["hopper"])
 def test_packed_prompts(room: str) -> None:
     offsets = torch.tensor([0, 70, 70, 333], device="cuda", dtype=torch.int32)
     q, k, v = (drawn(333, heads, 64) for heads in (4, 2, 2))

@@ -20,8 +20,8 @@ from strobe import (
     Alibi, Causal, Dense, Documents, Dropout, Full, Invalid, Mask, Paged, Prefix, Ranged, Scaled, Tree, Unsupported, Window, using,
 )  # fmt: skip
 from strobe.answers import Offer, Refusal
-from strobe.backends.hopper import merge as merging, turning
-from strobe.backends.hopper.forms import SHARED_BYTES, THREE, TILES, WINDOWS, Form, form, packable, section
+from strobe.backends.hopper import merge as merging, sharing, turning
+from strobe.backends.hopper.forms import SHARED_BYTES, THREE, TILES, WINDOWS, Form, form, last_tiles, packable, section
 from strobe.backends.hopper.offer import forward as offer
 from strobe.faces.torch import _described
 from strobe.layouts import Dense as Keys
@@ -312,7 +312,9 @@ def pretend(call: Call, seed: int = 0, units: int = 3) -> State:
             patch.object(forward, "span_documents", Kernel("span_documents", seed)), patch.object(merging, "gdc_wait", lambda: None), \
             patch.object(merging, "gdc_launch_dependents", lambda: None), \
             patch.object(merging, "merge_parts", ByHand(merging.merge_parts)), \
-            patch.object(merging, "start", start), poisoned_memory():  # fmt: skip
+            patch.object(merging, "start", start), patch.object(sharing, "gdc_wait", lambda: None), \
+            patch.object(sharing, "gdc_launch_dependents", lambda: None), patch.object(sharing, "start", start), \
+            patch.object(sharing, "merge_shares", ByHand(sharing.merge_shares)), poisoned_memory():  # fmt: skip
         return forward.launch(Plan(asked, machine, "hopper", answer), call)
 
 
@@ -441,6 +443,42 @@ def test_three_warpgroups_pass_a_window(case: Case, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(WINDOWS, 128, ((2048, 0, THREE),))
     assert form(problem_of(build(case, "bfloat16"))).tile == THREE
     close(build(case, "bfloat16"), case, "bfloat16", 1)
+
+
+SHARED = (
+    Case("16 tiles", 2, 500, 700, 2, 2, 128),
+    Case("a group in a tile, cap and sinks", 1, 300, 520, 8, 2, 128, terms=("cap", "sink")),
+    Case("width 64, three warpgroups", 1, 2100, 300, 2, 2, 64),
+    Case("width 64, four warpgroups", 2, 700, 400, 2, 1, 64, terms=("sink",)),
+    Case("width 256", 1, 400, 300, 3, 1, 256),
+    Case("D 192, V 128", 1, 500, 300, 3, 3, 192, 128),
+    Case("D 40, V 24, blocks fewer than programs", 2, 300, 100, 4, 4, 40, 24),
+)  # fmt: skip
+
+
+@needs_triton
+@pytest.mark.parametrize("units", [3, 5, 7, 11])
+@pytest.mark.parametrize("case", SHARED, ids=lambda case: case.name)
+def test_the_last_tiles_are_shared(case: Case, units: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These have fewer blocks than are worth it."""
+    monkeypatch.setattr("strobe.backends.hopper.forms.IDLE", 0)
+    call = build(case, "bfloat16")
+    answer = offer(problem_of(call), replace(H200, units=units))
+    assert isinstance(answer, Offer)
+    last = last_tiles(problem_of(call), form(problem_of(call)), units)
+    assert (f"share the last {last} tile(s)" in answer.why) == (last > 0)
+    close(call, case, "bfloat16", units, units)
+
+
+def test_the_last_tiles_are_shared_where_programs_would_idle_for_long() -> None:
+    """Causal tiles are of all lengths, so the short ones fill the gaps; a short prompt's last round is short."""
+    def said(T: int, mask: Mask) -> str:
+        answer = offer(problem(T, T, 16, 16, 128, mask=mask), H200)
+        assert isinstance(answer, Offer)
+        return answer.why
+
+    assert "all 132 programs share the last 68 tile(s), by blocks of keys" in said(16384, Full())
+    assert not any("share" in said(T, mask) for T, mask in ((1024, Full()), (2112, Full()), (16384, Causal())))
 
 
 PAGES = (

@@ -125,6 +125,8 @@ def test_what_has_arrays_of_its_own_has_no_such_way() -> None:
     long = torch.empty(1, 32768, 8, 64, dtype=torch.bfloat16, device="meta")
     divided = plan(check(_described(Call(long[:, :100], Dense(long, long), Causal()))), Machine.named("h200"), "hopper")
     assert divided.offer.splits > 1 and forward.kept_run(divided) is None
+    shared = plan(check(_described(Call(long, Dense(long, long), Full()))), Machine.named("h200"), "hopper")
+    assert "share the last" in shared.offer.why and forward.kept_run(shared) is None
 
 
 def test_who_watches_torchs_operators_sees_the_long_way(told: list[tuple[Any, ...]]) -> None:

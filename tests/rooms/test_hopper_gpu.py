@@ -115,6 +115,22 @@ def test_every_width_mask_group_and_ragged_size(D: int, V: int, H: int, G: int, 
     close(build(case, dtype), lambda: run("reference", _wide(case, dtype))[0], dtype)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("B", "T", "S"), [(3, 1500, 700), (2, 3000, 2049), (1, 9000, 130)])
+@pytest.mark.parametrize(("D", "V", "H", "G", "terms"), [(64, 64, 9, 9, ()), (128, 128, 4, 4, ()), (128, 128, 16, 4, ("sink", "cap")),
+                                                         (256, 256, 4, 2, ()), (192, 128, 4, 4, ("sink",)), (96, 40, 4, 1, ())])  # fmt: skip
+def test_the_last_tiles_are_shared(
+    D: int, V: int, H: int, G: int, terms: tuple[str, ...], B: int, T: int, S: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """However few blocks these have."""
+    monkeypatch.setattr("strobe.backends.hopper.forms.IDLE", 0)
+    case = Case(f"shared {D} {V} {H} {G} {B} {T} {S}", B, T, S, H, G, D, V, terms=terms)
+    call = build(case, dtype)
+    answer = offer(problem_of(call), face.machine("cuda:0"))
+    assert isinstance(answer, Offer) and "share the last" in answer.why
+    close(call, lambda: run("reference", _wide(case, dtype))[0], dtype)
+
+
 @pytest.mark.parametrize(("T", "S", "mask"), [(20, 1100, nodes), (32, 2048, shared_nodes), (64, 5000, shared_nodes), (65, 4161, nodes), (130, 3000, nodes)])
 @pytest.mark.parametrize(("H", "G"), [(8, 2), (8, 1), (128, 1)])
 @pytest.mark.parametrize(("D", "dtype"), [(64, "bfloat16"), (128, "bfloat16"), (128, "float16"), (96, "float16")])
@@ -190,6 +206,15 @@ def test_float8_of_every_term(call: Call) -> None:
     close_float8(call)
 
 
+@pytest.mark.parametrize(("T", "S"), [(9000, 300), (5000, 2049)])
+@pytest.mark.parametrize(("D", "V"), [(64, 64), (128, 128), (96, 112)])
+def test_the_last_tiles_of_float8_are_shared(D: int, V: int, T: int, S: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strobe.backends.hopper.forms.IDLE", 0)
+    call = float8.called(T, S, 8, 2, D, V, each=True)
+    assert "share the last" in offer(problem_of(call), face.machine("cuda:0")).why  # type: ignore[union-attr]
+    close_float8(call)
+
+
 def close_float8(call: Call) -> None:
     known = float8.truth(call)
     with poisoned_memory():
@@ -250,7 +275,7 @@ def calls() -> dict[str, Callable[[], State]]:
     q, k = drawn(2, 300, 8, 128), drawn(2, 300, 2, 128)
     long_q, long_k = drawn(2, 4096, 16, 128), drawn(2, 4096, 4, 128)
     index = torch.tensor([0, 1000, 4096], device="cuda", dtype=torch.int32)
-    few, cached = drawn(1, 64, 32, 128), drawn(1, 20000, 8, 128)
+    few, cached, many = drawn(1, 64, 32, 128), drawn(1, 20000, 8, 128), drawn(1, 4300, 4, 128)
     grown = Tree((drawn(1, 64, 64) > 0) | torch.eye(64, device="cuda").bool())
     narrow = [float8.rounded(x.float()) for x in (long_q, long_k, long_k)]
     sink, lengths = Sink(drawn(8, dtype=torch.float32)), torch.tensor([300, 170], device="cuda", dtype=torch.int32)
@@ -263,6 +288,7 @@ def calls() -> dict[str, Callable[[], State]]:
         "divided": lambda: attention_state(few, cached, cached, mask=Causal()),
         "tree": lambda: attention_state(few, cached, cached, mask=grown),
         "full": lambda: attention_state(long_q, long_k, long_k),
+        "shared": lambda: attention_state(many, many, many),
         "float8": lambda: attention_state(*narrow, mask=Causal()),
         "window": lambda: attention_state(long_q, long_k, long_k, mask=Causal() & Window(before=500)),
         "packed": lambda: attention_state(Packed(long_q[0], index, 3096), Packed(long_k[0], index, 3096), long_k[0], mask=Causal()),

@@ -80,7 +80,7 @@ def kept_run(plan: Plan, launch: Callable[[Plan, Call], State], code: Callable[.
     if known.form.narrow or type(call.keys) is not Dense or call.first is not None or call.sink is not None or not call.mask.plain:
         return None
     B, T, H = problem.B, problem.T, problem.H
-    if known.form.packed or known.form.divided or not B * T * H * problem.V:
+    if known.form.packed or known.form.divided or known.form.shared or not B * T * H * problem.V:
         return None
     shape, rows, dtype = (B, T, H, problem.V), (B, T, H), getattr(torch, problem.dtype)
     steps, row_steps = (T * H * problem.V, H * problem.V, problem.V, 1), (T * H, H, 1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from strobe.backends.hopper.forms import Form, form, places, section
+from strobe.backends.hopper.forms import Form, form, places, section, sharing
 from strobe.layouts import Dense, Packed, PackedKeys, Paged, Ranged
 from strobe.masks import Documents, Prefix, Tree, split
 from strobe.plan import Plan
@@ -112,7 +112,7 @@ def fixed(plan: Plan) -> Fixed:
     """What is the same in every call of a plan."""
     problem = plan.problem
     assert isinstance(problem, Problem)
-    made, call = form(problem, plan.offer.splits > 1), problem.call
+    made, call = sharing(problem, form(problem, plan.offer.splits > 1), plan.machine.units), problem.call
     before, after, rest = split(call.mask)
     prefix = next((part.length for part in rest if isinstance(part, Prefix)), 0)
     units_of = problem.H // made.heads
@@ -131,7 +131,7 @@ def fixed(plan: Plan) -> Fixed:
         after=problem.T - 1 if made.tree else FAR if after is None and made.documents else min(after or 0, FAR),
         scale=scale / math.log(2.0),
         inner=inner,
-        places=places(problem, made, plan.offer.splits),
+        places=places(problem, made, plan.offer.splits, plan.machine.units),
     )
 
 

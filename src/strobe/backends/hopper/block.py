@@ -125,8 +125,9 @@ def weigh(b_s, b_greatest, b_m, scale, NARROW: gl.constexpr):
 def threads_lie():
     """The layout of a number of each row and of each of the four threads that have its scores: `products`, of which each has two."""
     return gl.DistributedLinearLayout(
-        reg_bases=[[8, 0]], lane_bases=[[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]], warp_bases=[[16, 0], [32, 0]], block_bases=[], shape=[64, 4]
-    )
+        reg_bases=[[8, 0]], lane_bases=[[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]], warp_bases=[[16, 0], [32, 0]], block_bases=[],
+        shape=[64, 4],
+    )  # fmt: skip
 
 
 @gluon.jit

@@ -15,7 +15,7 @@ from strobe.backends.hopper.block import (
 from strobe.backends.hopper.channel import Consumer
 from strobe.backends.hopper.compat import pieces, write_back
 from strobe.backends.hopper.jobs import (
-    AFTER, BATCH, BEFORE, HEAD, HEADS, HIGH, K_BATCH, K_FIRST, K_HEAD, LENGTH, LOW, MORE, POSITION, PREFIX, QUERIES, ROW, TOKEN,
+    AFTER, BATCH, BEFORE, HEAD, HEADS, HIGH, K_BATCH, K_FIRST, K_HEAD, LENGTH, LOW, MORE, POSITION, PREFIX, QUERIES, ROW, SHARED, TOKEN,
 )  # fmt: skip
 from strobe.backends.hopper.schedule import SPAN, blocks_of_group, last_seen
 from strobe.backends.hopper.scoring import LOG2_E, tanh
@@ -269,12 +269,15 @@ def carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form:
 
 
 @gluon.jit
-def finished(b_m, b_l, b_o, sink, o_head, m_row, scale, v_scale, form: gl.constexpr):
+def wide(b_o, b_l, jobs, turn, rows):
+    """(weighted sums, sums of weights) of narrow numbers as they are of wide ones: values have a scale of a head, weights were raised."""
+    return b_o * gl.load(rows.scale(2, jobs.get(turn, K_BATCH), jobs.get(turn, K_HEAD), 0)), b_l * LOWERED
+
+
+@gluon.jit
+def finished(b_m, b_l, b_o, sink, o_head, m_row, scale, form: gl.constexpr):
     """(average of the values, lse in base 2) of the rows; a sink is a weight without a value."""
     b_top = b_m * scale
-    if form.narrow:
-        b_o *= v_scale
-        b_l *= LOWERED
     if sink is not None:
         b_sink = gl.load(sink + o_head, mask=m_row, other=float("-inf")).to(gl.float32) * LOG2_E
         b_top = gl.maximum(b_top, b_sink)
@@ -302,6 +305,34 @@ def leave(b_m, b_l, b_o, out, lse, jobs, turn, m_row, scale, GROUP: gl.constexpr
 
 
 @gluon.jit
+def give(b_m, b_l, b_o, o, out, lse, sink, rows, q, jobs, turn, scale, results, m_row, GROUP: gl.constexpr, form: gl.constexpr):
+    """Stores the results of whole rows, by way of the queries' place where that can be."""
+    head = jobs.get(turn, HEAD)
+    skipped: gl.constexpr = GROUP * form.next_tokens
+    o_row = gl.arange(0, 64, layout=gl.SliceLayout(1, scores_lie(form)))
+    if form.narrow:
+        b_o, b_l = wide(b_o, b_l, jobs, turn, rows)
+    b_o, b_lse = finished(b_m, b_l, b_o, sink, head + o_row % form.pack, m_row, scale, form)
+    o_lse = jobs.get(turn, ROW) + (skipped + o_row // form.pack) * jobs.get(turn, HEADS) + o_row % form.pack
+    gl.store(lse + o_lse, b_lse * LN_2, mask=m_row)
+    if form.packed and jobs.get(turn, QUERIES) - skipped < form.tokens:  # the next rows are another sequence's
+        o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, values_lie(form)))
+        o_out = gl.convert_layout(o_lse, gl.SliceLayout(1, values_lie(form)))
+        m_out = gl.convert_layout(m_row, gl.SliceLayout(1, values_lie(form)))
+        p_out = out + gl.cast(o_out, gl.int64)[:, None] * form.V + o_v[None, :]
+        gl.store(p_out, b_o.to(o.dtype), mask=m_out[:, None] & (o_v < form.V)[None, :])
+    else:
+        place = q  # of the queries, which is free
+        if form.narrow:
+            place = results.index(GROUP)
+        elif form.width > form.value_width:
+            place = pieces(q, o, form.width // form.value_width).index(0)
+        place.reshape([64, form.value_width]).store(b_o.to(o.dtype))
+        fence_async_shared()
+        write_back(o, [jobs.get(turn, BATCH), jobs.get(turn, TOKEN) + skipped, head, 0], place)
+
+
+@gluon.jit
 def finish(
     b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, scale, inner, results, GROUP: gl.constexpr, form: gl.constexpr,
 ):  # fmt: skip
@@ -311,35 +342,22 @@ def finish(
         b_zero = gl.sum(b_o * 0.0, 1)  # NaN of a row with a sum that is not finite
         if gl.max((b_zero != 0.0).to(gl.int32), 0) > 0:
             b_o = carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP, form)
-    head = jobs.get(turn, HEAD)
     skipped: gl.constexpr = GROUP * form.next_tokens
     left = jobs.get(turn, QUERIES) - skipped
     o_row = gl.arange(0, 64, layout=gl.SliceLayout(1, scores_lie(form)))
     m_row = o_row // form.pack < left
     if form.divided:
         leave(b_m, b_l, b_o, out, lse, jobs, turn, m_row, scale, GROUP, form)
-    else:
-        v_scale = 1.0
-        if form.narrow:
-            v_scale = gl.load(rows.scale(2, jobs.get(turn, K_BATCH), jobs.get(turn, K_HEAD), 0))
-        b_o, b_lse = finished(b_m, b_l, b_o, sink, head + o_row % form.pack, m_row, scale, v_scale, form)
-        o_lse = jobs.get(turn, ROW) + (skipped + o_row // form.pack) * jobs.get(turn, HEADS) + o_row % form.pack
-        gl.store(lse + o_lse, b_lse * LN_2, mask=m_row)
-        if form.packed and left < form.tokens:  # the next rows are another sequence's
-            o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, values_lie(form)))
-            o_out = gl.convert_layout(o_lse, gl.SliceLayout(1, values_lie(form)))
-            m_out = gl.convert_layout(m_row, gl.SliceLayout(1, values_lie(form)))
-            p_out = out + gl.cast(o_out, gl.int64)[:, None] * form.V + o_v[None, :]
-            gl.store(p_out, b_o.to(o.dtype), mask=m_out[:, None] & (o_v < form.V)[None, :])
-        else:
-            place = q  # of the queries, which is free
+    elif form.shared:
+        if jobs.get(turn, SHARED) != 0:
+            tops = out + gl.cast(jobs.get(turn, HEADS), gl.int64) * form.value_width
             if form.narrow:
-                place = results.index(GROUP)
-            elif form.width > form.value_width:
-                place = pieces(q, o, form.width // form.value_width).index(0)
-            place.reshape([64, form.value_width]).store(b_o.to(o.dtype))
-            fence_async_shared()
-            write_back(o, [jobs.get(turn, BATCH), jobs.get(turn, TOKEN) + skipped, head, 0], place)
+                b_o, b_l = wide(b_o, b_l, jobs, turn, rows)
+            leave(b_m, b_l, b_o, out, tops, jobs, turn, m_row, scale, GROUP, form)
+        else:
+            give(b_m, b_l, b_o, o, out, lse, sink, rows, q, jobs, turn, scale, results, m_row, GROUP, form)
+    else:
+        give(b_m, b_l, b_o, o, out, lse, sink, rows, q, jobs, turn, scale, results, m_row, GROUP, form)
     jobs.release(turn)
 
 

@@ -25,11 +25,14 @@ from strobe.backends.hopper.channel import Producer, addresses, channel
 from strobe.backends.hopper.consuming import consume
 from strobe.backends.hopper.forms import Form
 from strobe.backends.hopper.jobs import (
-    AFTER, BATCH, BEFORE, HEAD, HEADS, HIGH, K_BATCH, K_FIRST, K_HEAD, LENGTH, LOW, MORE, POSITION, PREFIX, QUERIES, ROW, TOKEN, board,
+    AFTER, BATCH, BEFORE, HEAD, HEADS, HIGH, K_BATCH, K_FIRST, K_HEAD, LENGTH, LOW, MORE, POSITION, PREFIX, QUERIES, ROW, SHARED, TOKEN,
+    board,
 )  # fmt: skip
 from strobe.backends.hopper.merge import join
 from strobe.backends.hopper.paging import pages_of, send_block
+from strobe.backends.hopper.parts import share, stream_slot
 from strobe.backends.hopper.schedule import SPAN, blocks_of_tile, list_tiles, part_of, span_documents, tile_of
+from strobe.backends.hopper.sharing import join_shares
 from strobe.backends.hopper.starting import aligned_to, kept, start
 from strobe.backends.hopper.turning import scales_of, turn
 from strobe.plan import Plan
@@ -66,8 +69,21 @@ def produce(
         tiles = gl.load(count)
     total = tiles * units * parts if form.divided else tiles * units
     index = gl.program_id(0)
+    if form.shared:  # whole tiles, as many for each program, then a share of the last ones
+        blocks = (S + form.tile.keys - 1) // form.tile.keys
+        whole = total // gl.num_programs(0) * gl.num_programs(0)
+        last = total - whole
+        total = whole + gl.minimum(gl.num_programs(0), last * blocks)
+        block = 0  # of all blocks of the last tiles, the next one of the share
+        left = 0  # blocks of it
     while index < total:
-        tile, unit = tile_of(index // parts if form.divided else index, tiles, units, section)
+        which = index // parts if form.divided else index
+        if form.shared:
+            if index >= whole:
+                if left == 0:
+                    block, left = share(last * blocks, index - whole, gl.num_programs(0))
+                which = whole + block // blocks
+        tile, unit = tile_of(which, tiles, units, section)
         if form.packed:
             sequence = gl.load(listed + 2 * tile)
             tile = gl.load(listed + 2 * tile + 1)
@@ -121,6 +137,16 @@ def produce(
             held = gl.minimum(T, form.all_tokens) * form.heads
             row = (((sequence * tiles + tile) * units_of + unit % units_of) * parts + index % parts) * held
             heads = units * tiles * parts * held
+        if form.shared:
+            reach = 0
+            if index >= whole:
+                reach = 1
+                row = stream_slot(0, index - whole, block // blocks, gl.num_programs(0), last) * form.rows
+                heads = (gl.num_programs(0) + last) * form.rows
+                low = block % blocks
+                high = gl.minimum(low + left, blocks)
+                block += high - low
+                left -= high - low
 
         jobs.clear(turn)
         jobs.put(turn, MORE, 1)
@@ -130,7 +156,7 @@ def produce(
         jobs.put(turn, HEAD, head)
         jobs.put(turn, POSITION, position)
         jobs.put(turn, LENGTH, length)
-        jobs.put(turn, PREFIX, reach)
+        jobs.put(turn, SHARED if form.shared else PREFIX, reach)
         jobs.put(turn, LOW, low)
         jobs.put(turn, HIGH, high)
         jobs.put(turn, K_BATCH, k_batch)
@@ -156,13 +182,16 @@ def produce(
             at -= form.tile.keys
             step += 1
         # as late as the channels allow, so that whoever is first takes the next tile
-        if total <= gl.num_programs(0):
+        if form.shared:
+            if left == 0:
+                index = gl.atomic_add(counter, 1) + gl.num_programs(0)
+        elif total <= gl.num_programs(0):
             index = total
         else:
             index = gl.atomic_add(counter, 1) + gl.num_programs(0)
         send_block(to_values, v, b_pages, k_batch, row_of_values(at, form), k_head, step, form)
         step += 1
-    if form.divided:
+    if form.divided or form.shared:
         gdc_launch_dependents()  # the merge, which waits on its own
     jobs.clear(turn)
     jobs.put(turn, MORE, 0)
@@ -239,6 +268,8 @@ def launch(plan: Plan, call: Call) -> State:
     if form.divided:
         work = q.new_empty(known.places * (form.value_width + 2), dtype=torch.float32)
         ends = work, work[known.places * form.value_width :], None
+    elif form.shared:
+        ends = q.new_empty(known.places * (form.value_width + 2), dtype=torch.float32), lse, sink
     with torch.cuda.device_of(q):
         listed, count, counter, tiles = _tiles(plan, known, q, at.offsets)
         spans = _spans(plan, known, at)
@@ -257,6 +288,8 @@ def launch(plan: Plan, call: Call) -> State:
         if form.divided:
             numbers = parts, known.places, *arguments.reach(call)
             join(problem, (ends[0], out, lse, at.lengths, at.starts, at.firsts, sink), numbers, form, key)
+        elif form.shared:
+            join_shares(problem, (ends[0], out, lse, sink), known.units_of, plan.machine.units, form, key)
     return State(out, lse)
 
 

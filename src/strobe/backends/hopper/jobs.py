@@ -18,6 +18,7 @@ HEAD = gl.constexpr(4)  # first of the tile
 POSITION = gl.constexpr(5)  # of the first query
 LENGTH = gl.constexpr(6)  # keys of the sequence
 PREFIX = gl.constexpr(7)
+SHARED = gl.constexpr(7)  # not 0 tells that the blocks are a part of the tile's, in kernels that share tiles; those have no prefix
 LOW = gl.constexpr(8)  # blocks of the tile
 HIGH = gl.constexpr(9)
 K_BATCH = gl.constexpr(10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from strobe.answers import Offer, Question, Refusal
 from strobe.backends.hopper import decoding, latent_desk
 from strobe.backends.hopper.forms import (
-    PAGES, ROWS, WIDEST, form, is_tree, packable, padded, page_tokens, parts, places, programs, turned_bytes,
+    PAGES, ROWS, WIDEST, form, is_tree, last_tiles, packable, padded, page_tokens, parts, places, programs, sharing, turned_bytes,
 )  # fmt: skip
 from strobe.backends.hopper.predicting import divided_us
 from strobe.layouts import Dense, Packed, Paged
@@ -57,12 +57,14 @@ def forward(problem: Question, machine: Machine) -> Offer | Refusal:
     no += _arrays(problem) + _terms(problem, count)
     if no:
         return Refusal(tuple(no))
-    made = form(problem, count > 1)
+    made = sharing(problem, form(problem, count > 1), machine.units)
     why = f"{made.tile.groups} warpgroups of {ROWS} rows multiply, one warp loads; {made.heads} query head(s) of a key head in one tile"
     if count > 1:
         us = divided_us(programs(problem) * 2 * ROWS, problem.S, made.width, decoding.read_bytes(problem))
         why += f"; {count} equal parts of a tile's keys; {us:.1f} µs predicted"
-    work = 4 * places(problem, made, count) * (made.value_width + 2) + turned_bytes(problem, made)
+    if made.shared:
+        why += f"; all {machine.units} programs share the last {last_tiles(problem, made, machine.units)} tile(s), by blocks of keys"
+    work = 4 * places(problem, made, count, machine.units) * (made.value_width + 2) + turned_bytes(problem, made)
     return Offer("forward", why, (made.rows, made.tile.keys), count, work)
 
 
