@@ -112,9 +112,6 @@ def calls() -> dict[str, Call]:
     for D, V, G in ((64, 64, H), (128, 128, H), (128, 128, H // 4), (256, 256, H), (192, 128, H)):
         q, k = (torch.empty(1, 4 * T, heads, D, dtype=torch.bfloat16, device="meta") for heads in (H, G))
         found[f"D {D}, V {V}, full, shared tiles, group of {H // G}"] = Call(q, Dense(k, k[..., :V]), Full(), sink=sink)
-    for D in (64, 128):
-        narrow = Scaled(torch.empty(1, 4 * T, H, D, dtype=torch.float8_e4m3fn, device="meta"), torch.empty(1, 1, H, device="meta"))
-        found[f"D {D}, float8, full, shared tiles"] = Call(narrow, Dense(narrow, narrow), Full())
     for D, Z, G in product((64, 128, 256), (8, 16, 64, 256), (H, H // 4)):
         found[f"D {D}, causal, pages of {Z}, group of {H // G}"] = Call(_arrays(torch.bfloat16, D, G)[0], pages(D, Z, G), Causal())
     for D, Z in product((64, 128), (16, 64)):

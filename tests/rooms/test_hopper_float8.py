@@ -98,20 +98,6 @@ def test_the_error_is_at_most_twice_that_of_rounded_weights(call: Call) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("units", [3, 5, 7])
-@pytest.mark.parametrize("D", [64, 128])
-def test_the_last_tiles_are_shared(D: int, units: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """These have fewer blocks than are worth it."""
-    monkeypatch.setattr("strobe.backends.hopper.forms.IDLE", 0)
-    call = called(500, 700, 4, 2, D, each=True, sink=Sink(torch.linspace(-1, 2, 4)))
-    answer = offer(problem_of(call), replace(H200, units=units))
-    assert isinstance(answer, Offer) and "share the last" in answer.why
-    known, found = truth(call), pretend(call, 1, units)
-    assert error(found.out, known.out) <= PROMISED["triton"] * error(plainly(call), known.out)
-    assert error(found.lse, known.lse) <= 1e-5
-
-
-@needs_triton
 def test_order_of_warps_and_number_of_multiprocessors_change_no_bit() -> None:
     call = CASES["causal, a group"]
     first = pretend(call, 0, 1)

@@ -206,15 +206,6 @@ def test_float8_of_every_term(call: Call) -> None:
     close_float8(call)
 
 
-@pytest.mark.parametrize(("T", "S"), [(9000, 300), (5000, 2049)])
-@pytest.mark.parametrize(("D", "V"), [(64, 64), (128, 128), (96, 112)])
-def test_the_last_tiles_of_float8_are_shared(D: int, V: int, T: int, S: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strobe.backends.hopper.forms.IDLE", 0)
-    call = float8.called(T, S, 8, 2, D, V, each=True)
-    assert "share the last" in offer(problem_of(call), face.machine("cuda:0")).why  # type: ignore[union-attr]
-    close_float8(call)
-
-
 def close_float8(call: Call) -> None:
     known = float8.truth(call)
     with poisoned_memory():

@@ -109,15 +109,19 @@ def score(b_q, keys, step, form: gl.constexpr):
 
 
 @gluon.jit
-def weigh(b_s, b_greatest, b_m, scale, NARROW: gl.constexpr):
-    """(weights, greatest score, what the old sums are worth) after the scores of a block and their greatest."""
+def weigh(b_s, b_greatest, b_m, scale, NARROW: gl.constexpr, EARLY: gl.constexpr):
+    """(weights, greatest score, what the old sums are worth) after the scores of a block and their greatest. The assembler keeps to the
+    order of the last two in part: what the sums are worth comes EARLY where that was measured faster."""
     b_top = gl.maximum(b_m, b_greatest)
     b_base = gl.where(b_top == float("-inf"), 0.0, b_top) * scale  # −∞ − −∞ would be NaN
     b_raised = b_base
     if NARROW:
         b_raised = b_base - RAISED
+    if EARLY:
+        b_decay = gl.exp2(b_m * scale - b_base)
     b_p = gl.exp2(b_s * across(scale, NARROW) - b_raised[:, None])
-    b_decay = gl.exp2(b_m * scale - b_base)
+    if not EARLY:
+        b_decay = gl.exp2(b_m * scale - b_base)
     return b_p, b_top, b_decay
 
 

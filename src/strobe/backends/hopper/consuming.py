@@ -80,7 +80,7 @@ def advance(b_q, b_p, b_m, b_l, b_o, b_worth, keys, values, step, scale, inner, 
     b_s = warpgroup_mma_wait(1, [b_s])
     keys.release(step + 1)
     b_s = capped(b_s, inner, form)
-    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow)
+    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow, form.apart and not form.narrow)
     b_l = counted(b_l, b_w, b_decay, form)
     b_new = warpgroup_mma_wait(0, [b_new])
     values.release(step)
@@ -117,7 +117,7 @@ def alone(
     b_s = warpgroup_mma_wait(0, [b_s])
     keys.release(step)
     b_s = masked(capped(b_s, inner, form), block, b_first, b_last, tree, form)
-    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow)
+    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow, form.apart and not form.narrow)
     b_l = counted(b_l, b_w, b_decay, form)
     return b_m, b_l, add(packed(b_w, dtype, form), scaled(b_o, b_decay, form), values, step, form)
 
@@ -189,7 +189,7 @@ def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.c
     b_s = warpgroup_mma_wait(0, [b_s])
     keys.release(step)
     b_s = masked(capped(b_s, inner, form), full_high, b_first, b_last, tree, form)
-    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow)
+    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow, form.apart and not form.narrow)
     b_l = counted(b_l, b_w, b_decay, form)
     b_p = packed(b_w, q.dtype, form)
     if MASKED and not form.narrow and not form.late:
@@ -269,15 +269,12 @@ def carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form:
 
 
 @gluon.jit
-def wide(b_o, b_l, jobs, turn, rows):
-    """(weighted sums, sums of weights) of narrow numbers as they are of wide ones: values have a scale of a head, weights were raised."""
-    return b_o * gl.load(rows.scale(2, jobs.get(turn, K_BATCH), jobs.get(turn, K_HEAD), 0)), b_l * LOWERED
-
-
-@gluon.jit
-def finished(b_m, b_l, b_o, sink, o_head, m_row, scale, form: gl.constexpr):
+def finished(b_m, b_l, b_o, sink, o_head, m_row, scale, v_scale, form: gl.constexpr):
     """(average of the values, lse in base 2) of the rows; a sink is a weight without a value."""
     b_top = b_m * scale
+    if form.narrow:
+        b_o *= v_scale
+        b_l *= LOWERED
     if sink is not None:
         b_sink = gl.load(sink + o_head, mask=m_row, other=float("-inf")).to(gl.float32) * LOG2_E
         b_top = gl.maximum(b_top, b_sink)
@@ -310,9 +307,10 @@ def give(b_m, b_l, b_o, o, out, lse, sink, rows, q, jobs, turn, scale, results, 
     head = jobs.get(turn, HEAD)
     skipped: gl.constexpr = GROUP * form.next_tokens
     o_row = gl.arange(0, 64, layout=gl.SliceLayout(1, scores_lie(form)))
+    v_scale = 1.0
     if form.narrow:
-        b_o, b_l = wide(b_o, b_l, jobs, turn, rows)
-    b_o, b_lse = finished(b_m, b_l, b_o, sink, head + o_row % form.pack, m_row, scale, form)
+        v_scale = gl.load(rows.scale(2, jobs.get(turn, K_BATCH), jobs.get(turn, K_HEAD), 0))
+    b_o, b_lse = finished(b_m, b_l, b_o, sink, head + o_row % form.pack, m_row, scale, v_scale, form)
     o_lse = jobs.get(turn, ROW) + (skipped + o_row // form.pack) * jobs.get(turn, HEADS) + o_row % form.pack
     gl.store(lse + o_lse, b_lse * LN_2, mask=m_row)
     if form.packed and jobs.get(turn, QUERIES) - skipped < form.tokens:  # the next rows are another sequence's
@@ -351,8 +349,6 @@ def finish(
     elif form.shared:
         if jobs.get(turn, SHARED) != 0:
             tops = out + gl.cast(jobs.get(turn, HEADS), gl.int64) * form.value_width
-            if form.narrow:
-                b_o, b_l = wide(b_o, b_l, jobs, turn, rows)
             leave(b_m, b_l, b_o, out, tops, jobs, turn, m_row, scale, GROUP, form)
         else:
             give(b_m, b_l, b_o, o, out, lse, sink, rows, q, jobs, turn, scale, results, m_row, GROUP, form)

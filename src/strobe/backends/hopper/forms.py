@@ -63,7 +63,7 @@ FLOAT8 = {
     "full": {64: Tile(128, 2, 6, 2, (240, 24)), 128: Tile(128, 2, 4, 2, (240, 24))},
     "masked": {64: Tile(128, 2, 6, 2, (240, 24)), 128: Tile(64, 2, 6, 2, (240, 24))},
 }
-IDLE = 16  # blocks that a program would idle, on average, from which on the last tiles are shared
+IDLE = 12  # blocks that a program would idle, on average, from which on the last tiles are shared
 WIDEST = 256
 PAGES = tuple(1 << n for n in range(3, 11))  # tokens: eight rows are a swizzle's pattern
 
@@ -263,9 +263,10 @@ def form(problem: Problem, divided: bool = False) -> Form:
 
 def sharing(problem: Problem, made: Form, units: int) -> Form:
     """The kernel, with its last tiles shared where many programs would idle for long: where all tiles take as long, since elsewhere short
-    ones come last. A block takes 1.1 to 1.4 µs in all tiles; parts cost some 15 µs to store and to merge."""
+    ones come last. A block takes 1.4 µs in all tiles of wide numbers; parts cost some 15 µs to store and to merge. Of float8 the kernel
+    that does both takes longer (docs/log.md, 2026-12-01)."""
     last, blocks = last_tiles(problem, made, units), -(-problem.S // made.tile.keys)
-    plain = isinstance(problem.call.keys, Dense) and not (made.packed or made.divided or made.unseen)
+    plain = isinstance(problem.call.keys, Dense) and not (made.packed or made.divided or made.narrow or made.unseen)
     worth = last and (units - last) * blocks >= IDLE * units and last * blocks * units < 2**31
     return replace(made, shared=True) if plain and worth else made
 

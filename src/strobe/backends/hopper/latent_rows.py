@@ -254,7 +254,7 @@ def lead(
         b_o = gl.full([ROWS, HALF], 0.0, gl.float32, layout=products(HALF))
         for _ in range(jobs.get(turn, FULL)):  # no branch in this, so that the assembler mixes the work of several rows
             b_s = score(q_halves, q_tail, of_first, of_second, of_tail, step, form)
-            b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, False)
+            b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, False, False)
             b_l = b_l * b_decay + gl.sum(b_w, 1)
             b_o = weighted(b_w, b_o, b_decay, of_values, told, decays, step, turn, q_halves.dtype, form)
             step += 1
@@ -268,7 +268,7 @@ def lead(
                 b_nan = gl.where(b_seen & (wild.load(gl.SliceLayout(0, products(KEYS))) > 0)[None, :], float("nan"), 0.0)
                 if not form.apart:
                     b_s += b_nan
-            b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, False)
+            b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, False, False)
             b_l = b_l * b_decay + gl.sum(b_w, 1)
             if form.mixed and form.apart:
                 b_w += b_nan
