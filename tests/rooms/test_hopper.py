@@ -472,13 +472,15 @@ def test_the_last_tiles_are_shared(case: Case, units: int, monkeypatch: pytest.M
 
 def test_the_last_tiles_are_shared_where_programs_would_idle_for_long() -> None:
     """Causal tiles are of all lengths, so the short ones fill the gaps; a short prompt's last round is short."""
-    def said(T: int, mask: Mask) -> str:
-        answer = offer(problem(T, T, 16, 16, 128, mask=mask), H200)
+
+    def said(T: int, mask: Mask, B: int = 1, H: int = 16, D: int = 128) -> str:
+        answer = offer(problem(T, T, H, H, D, mask=mask, B=B), H200)
         assert isinstance(answer, Offer)
         return answer.why
 
     assert "all 132 programs share the last 68 tile(s), by blocks of keys" in said(16384, Full())
     assert not any("share" in said(T, mask) for T, mask in ((1024, Full()), (1500, Full()), (16384, Causal())))
+    assert ["share" in said(4096, Full(), 4, H, D) for H, D in ((16, 64), (16, 128), (8, 256))] == [False, True, False]
 
 
 PAGES = (

@@ -117,8 +117,9 @@ class Form:
 
     @property
     def apart(self) -> bool:
-        """Whether each thread sums up its own weights, until the last block. Measured: faster with blocks of 128 keys, slower with 64."""
-        return self.tile.keys == 128
+        """Whether each thread sums up its own weights, until the last block. Measured: faster with blocks of 128 keys, slower with 64 and
+        with float8 and a mask (docs/log.md, 2026-12-01)."""
+        return self.tile.keys == 128 and not (self.narrow and (self.before or self.after or self.prefix))
 
     @property
     def late(self) -> bool:
@@ -267,7 +268,8 @@ def sharing(problem: Problem, made: Form, units: int) -> Form:
     that does both takes longer (docs/log.md, 2026-12-01)."""
     last, blocks = last_tiles(problem, made, units), -(-problem.S // made.tile.keys)
     plain = isinstance(problem.call.keys, Dense) and not (made.packed or made.divided or made.narrow or made.unseen)
-    worth = last and (units - last) * blocks >= IDLE * units and last * blocks * units < 2**31
+    least = IDLE * max(1, made.value_width // 128)  # parts of wider values are larger
+    worth = last and (units - last) * blocks >= least * units and last * blocks * units < 2**31
     return replace(made, shared=True) if plain and worth else made
 
 
