@@ -39,6 +39,7 @@ KINDS = (
     Kind("faces/recording.py", (*HALL, "faces.seam", "faces.torch"), ("torch",)),
     Kind("faces/append.py", (*HALL, "faces.seam", "faces.torch"), ("torch",)),
     Kind("backends/__init__.py", ()),
+    Kind("backends/triton_hash.py", (), ("triton",)),  # of no room: what Triton is, whichever room asks it to compile
     Kind("backends/triton/offer.py", (*HALL, "backends.triton.sizes", "backends.triton.splitting")),
     Kind("backends/triton/splitting.py", (*HALL, "backends.triton.sizes")),  # the half of the desk that cuts keys
     Kind("backends/triton/sizes.py", HALL),  # the desk's second file: as pure
@@ -50,8 +51,8 @@ KINDS = (
     Kind("backends/hopper/latent_desk.py", (*HALL, "backends.hopper.decoding", "backends.hopper.predicting")),  # the part that is latent attention's
     Kind("backends/hopper/forms.py", HALL),  # the same there
     Kind("backends/*/offer.py", HALL),
-    Kind("backends/triton/*", (*HALL, "backends.{room}", "backends.{room}.*"), ("torch", "triton")),
-    Kind("backends/hopper/*", (*HALL, "backends.{room}", "backends.{room}.*"), ("torch", "triton")),
+    Kind("backends/triton/*", (*HALL, "backends.triton_hash", "backends.{room}", "backends.{room}.*"), ("torch", "triton")),
+    Kind("backends/hopper/*", (*HALL, "backends.triton_hash", "backends.{room}", "backends.{room}.*"), ("torch", "triton")),
     Kind("backends/*", (*HALL, "backends.{room}", "backends.{room}.*"), ("torch",)),
     Kind("cache/pages.py", ("errors",)),
     Kind("cache/prefix.py", ("errors", *BOOKKEEPING)),

@@ -82,6 +82,16 @@ def test_the_second_start_is_the_first(mask: Mask, G: int, terms: dict[str, Any]
     assert b[COUNTER].data_ptr() != c[COUNTER].data_ptr() and int(b[COUNTER]) == 0
 
 
+def test_triton_is_asked_for_its_hash_once_before_it_compiles(told: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(starting.triton_hash, "know", lambda: asked.append(len(told)))
+    run = forward.kept_run(planned(Causal(), T=131))
+    assert run is not None
+    arrays = drawn(T=131), drawn(T=131), drawn(T=131)
+    run(*arrays), run(*arrays)
+    assert asked == [0] and [how for how, *_ in told] == ["first", "again"]
+
+
 def test_counters_are_of_one_launch_and_one_stream(told: list[tuple[Any, ...]]) -> None:
     counters = again.Counters()
     taken = [counters.taken(0, 7) for _ in range(2 * again.AT_ONCE + 3)]

@@ -178,15 +178,15 @@ def test_triton_hashes_itself_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     from triton import knobs
     from triton.runtime import cache
 
-    from strobe.backends.triton import version
+    from strobe.backends import triton_hash
 
     whole, kept = cache.triton_key, tmp_path / "strobe-triton.json"
     monkeypatch.setattr(knobs.cache, "dir", str(tmp_path))
 
     def computed() -> bool:
         monkeypatch.setattr(cache, "triton_key", whole)
-        version.know.cache_clear()
-        version.know()
+        triton_hash.know.cache_clear()
+        triton_hash.know()
         assert cache.triton_key() == whole()
         return cache.triton_key is whole
 
@@ -197,4 +197,4 @@ def test_triton_hashes_itself_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     kept.unlink()
     tmp_path.chmod(0o500)  # nothing can be kept there (but by root)
     computed()
-    version.know.cache_clear()
+    triton_hash.know.cache_clear()

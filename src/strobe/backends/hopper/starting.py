@@ -14,6 +14,8 @@ from torch import Tensor
 from triton import knobs
 from triton.runtime import driver
 
+from strobe.backends import triton_hash
+
 
 class Kept:
     """Machine code, once there is some."""
@@ -51,5 +53,7 @@ def start(kernel: Any, grid: int, args: tuple[Any, ...], named: dict[str, Any], 
         stream = driver.active.get_current_stream(driver.active.get_current_device())
         start_again(known.made, (grid, 1, 1), stream, (*args, *known.constants))
         return
+    if not knobs.runtime.interpret:
+        triton_hash.know()
     known.made = kernel[(grid,)](*args, **named)
     known.constants = tuple(named[name] for name in kernel.arg_names[len(args) :])

@@ -14,7 +14,7 @@ from torch import Tensor
 from triton import knobs
 from triton.runtime import driver
 
-from strobe.backends.triton import version
+from strobe.backends import triton_hash
 from strobe.layouts import Dense, Paged
 from strobe.plan import Plan
 from strobe.problem import Call
@@ -98,7 +98,7 @@ def start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], named: dict
         again(made, (x, y, z), driver.active.get_current_device(), (*args, *constants))
         return
     if not knobs.runtime.interpret:
-        version.know()
+        triton_hash.know()
     made = kernel[grid](*args, **named)
     if key is not None and made is not None:  # the interpreter makes nothing
         if len(_known) >= MOST:
