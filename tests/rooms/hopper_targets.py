@@ -218,7 +218,7 @@ def loops(sass: str) -> list[tuple[int, int]]:
 
 FEW = ("D 64, causal, group of 1", "D 128, causal, group of 4", "D 128, window, group of 1", "D 128, causal, packed, bfloat16", "D 128, Causal(), divided",
        "D 128, a tree, divided, bfloat16", "D 128, causal, pages of 16, group of 4", "D 128, full, pages of 64", "D 192, V 128, causal",
-       "D 128, documents, causal, ranges, group of 4", "D 128, float8, full, group of 1", "D 128, float8, causal, group of 4")  # fmt: skip
+       "D 128, V 128, full, shared tiles, group of 1", "D 128, documents, causal, ranges, group of 4", "D 128, float8, full, group of 1", "D 128, float8, causal, group of 4")  # fmt: skip
 
 
 def every(words: list[str]) -> Iterator[Compiled]:

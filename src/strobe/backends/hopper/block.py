@@ -137,7 +137,7 @@ def threads_lie():
 @gluon.jit
 def nothing(b_m, form: gl.constexpr):
     """The sums of weights before the first block."""
-    if form.apart:
+    if form.own_sums:
         b_l = gl.full([64, 4], 0.0, gl.float32, layout=threads_lie())
     else:
         b_l = gl.zeros_like(b_m)
@@ -147,7 +147,7 @@ def nothing(b_m, form: gl.constexpr):
 @gluon.jit
 def counted(b_l, b_p, b_decay, form: gl.constexpr):
     """The sums of weights, with a block's added: of a row, or of each thread of a row, which takes no exchange between them."""
-    if form.apart:
+    if form.own_sums:
         b_of_threads = gl.sum(gl.sum(b_p.reshape([64, form.tile.keys // 8, 4, 2]), 1), 2)
         b_worth = gl.convert_layout(b_decay, gl.SliceLayout(1, threads_lie()), assert_trivial=True)
         b_l = b_l * b_worth[:, None] + gl.convert_layout(b_of_threads, threads_lie(), assert_trivial=True)
@@ -159,7 +159,7 @@ def counted(b_l, b_p, b_decay, form: gl.constexpr):
 @gluon.jit
 def of_a_row(b_l, form: gl.constexpr):
     """The sum of a row's weights."""
-    if form.apart:
+    if form.own_sums:
         b_l = gl.convert_layout(gl.sum(b_l, 1), gl.SliceLayout(1, scores_lie(form)))
     return b_l
 

@@ -80,7 +80,7 @@ def advance(b_q, b_p, b_m, b_l, b_o, b_worth, keys, values, step, scale, inner, 
     b_s = warpgroup_mma_wait(1, [b_s])
     keys.release(step + 1)
     b_s = capped(b_s, inner, form)
-    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow, form.apart and not form.narrow)
+    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow, form.early)
     b_l = counted(b_l, b_w, b_decay, form)
     b_new = warpgroup_mma_wait(0, [b_new])
     values.release(step)
@@ -117,7 +117,7 @@ def alone(
     b_s = warpgroup_mma_wait(0, [b_s])
     keys.release(step)
     b_s = masked(capped(b_s, inner, form), block, b_first, b_last, tree, form)
-    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow, form.apart and not form.narrow)
+    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow, form.early)
     b_l = counted(b_l, b_w, b_decay, form)
     return b_m, b_l, add(packed(b_w, dtype, form), scaled(b_o, b_decay, form), values, step, form)
 
@@ -189,7 +189,7 @@ def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.c
     b_s = warpgroup_mma_wait(0, [b_s])
     keys.release(step)
     b_s = masked(capped(b_s, inner, form), full_high, b_first, b_last, tree, form)
-    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow, form.apart and not form.narrow)
+    b_w, b_m, b_decay = weigh(b_s, gl.max(b_s, 1), b_m, scale, form.narrow, form.early)
     b_l = counted(b_l, b_w, b_decay, form)
     b_p = packed(b_w, q.dtype, form)
     if MASKED and not form.narrow and not form.late:

@@ -116,15 +116,20 @@ class Form:
         return 32 if self.narrow else 16
 
     @property
-    def apart(self) -> bool:
+    def own_sums(self) -> bool:
         """Whether each thread sums up its own weights, until the last block. Measured: faster with blocks of 128 keys, slower with 64 and
-        with float8 and a mask (docs/log.md, 2026-12-01)."""
-        return self.tile.keys == 128 and not (self.narrow and (self.before or self.after or self.prefix))
+        with float8 and a mask (docs/log.md, 2026-12-01); not measured with keys cut into parts, which are as they were."""
+        return self.tile.keys == 128 and not self.divided and not (self.narrow and (self.before or self.after or self.prefix))
+
+    @property
+    def early(self) -> bool:
+        """Whether what old sums are worth is computed before a block's weights. Measured: faster with threads' own sums of wide numbers."""
+        return self.own_sums and not self.narrow
 
     @property
     def late(self) -> bool:
         """Whether sums of values are scaled while the next scores are multiplied. Measured: faster with 128 columns, slower with 64."""
-        return self.apart and self.value_width == 128 and not self.narrow
+        return self.early and self.value_width == 128
 
     @property
     def value_rows(self) -> int:
@@ -264,8 +269,8 @@ def form(problem: Problem, divided: bool = False) -> Form:
 
 def sharing(problem: Problem, made: Form, units: int) -> Form:
     """The kernel, with its last tiles shared where many programs would idle for long: where all tiles take as long, since elsewhere short
-    ones come last. A block takes 1.4 µs in all tiles of wide numbers; parts cost some 15 µs to store and to merge. Of float8 the kernel
-    that does both takes longer (docs/log.md, 2026-12-01)."""
+    ones come last. Blocks of all tiles of wide numbers take about as long. Of float8 the kernel that does both takes longer
+    (docs/log.md, 2026-12-01)."""
     last, blocks = last_tiles(problem, made, units), -(-problem.S // made.tile.keys)
     plain = isinstance(problem.call.keys, Dense) and not (made.packed or made.divided or made.narrow or made.unseen)
     least = IDLE * max(1, made.value_width // 128)  # parts of wider values are larger
