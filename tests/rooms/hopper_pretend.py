@@ -103,6 +103,7 @@ class Warp:
         self.what = "nothing"
         self.products: list[Product] = []
         self.stores: list[Callable[[], None]] = []
+        self.unwritten: list[Callable[[], None]] = []
         self.rows: list[Callable[[], None]] = []
         self.thread = threading.Thread(target=self._run, args=(body,), daemon=True)
 
@@ -292,19 +293,33 @@ def fetch(array: Array, at: list[int], barrier: Barrier, tile: Shared) -> None:
 
 
 def write_back(array: Array, at: list[int], tile: Shared) -> None:
-    def copy() -> None:
+    def read() -> None:
         there, mine = array.inside(at)
-        array.data[there] = tile.data[mine]
-        warp.stores.remove(copy)
+        found = tile.data[mine].clone()
+        warp.stores.remove(read)
+
+        def write() -> None:
+            array.data[there] = found
+            warp.unwritten.remove(write)
+
+        warp.unwritten.append(write)
+        warp.chip.copies.append(write)
 
     warp = here()
-    warp.stores.append(copy)
-    warp.chip.copies.append(copy)
+    warp.stores.append(read)
+    warp.chip.copies.append(read)
 
 
 def store_wait(pending: int) -> None:
+    """Until the copy engine has read what it is to store."""
     warp = here()
     warp.wait(lambda: len(warp.stores) <= pending, "stores")
+
+
+def written() -> None:
+    """Until it is in memory."""
+    warp = here()
+    warp.wait(lambda: not warp.stores and not warp.unwritten, "what it stored")
 
 
 def send_rows(tile: Shared, p: Pointer, mask: Any) -> None:
@@ -453,6 +468,11 @@ def _assembly(text: str, _: str, args: list[Tensor], *, dtype: Any, is_pure: boo
     first = text.split()[0]
     if first == "tanh.approx.f32":
         return torch.tanh(args[0])
+    if first == "cp.async.bulk.wait_group":
+        return written()
+    if "setp.le.s32" in text:
+        x, key, last = args
+        return torch.where(key <= last, x, -torch.inf)
     if first == "{":  # four numbers as bytes of one
         return torch.stack([x.to(torch.float8_e4m3fn).view(torch.uint8) for x in args], -1).view(torch.int32).squeeze(-1)
     assert first == "mov.b32"

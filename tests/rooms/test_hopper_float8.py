@@ -14,8 +14,9 @@ from strobe import Causal, Documents, Invalid, Mask, Prefix, Ranged, Scaled, Sin
 from strobe import run as run_plan
 from strobe.answers import Offer, Refusal
 from strobe.backends.hopper import turning
-from strobe.backends.hopper.forms import FLOAT8, SHARED_BYTES, form
+from strobe.backends.hopper.forms import SHARED_BYTES, form
 from strobe.backends.hopper.offer import forward as offer
+from strobe.backends.hopper.tiles import FLOAT8
 from strobe.backends.reference.forward import define
 from strobe.backends.reference.padded import dequantised, pad
 from strobe.faces import torch as face

@@ -33,6 +33,7 @@ from ..contract.test_forward import _wide
 from ..contract.tolerance import PROMISED, error, plain
 from . import test_hopper_float8 as float8
 from .test_hopper import DIVIDED, MORE, PAGES, PAGES_DIVIDED, WILD_TREE, nodes, shared_nodes
+from .test_hopper_steady import GROWING, GROWN_SHARED, grown, wide as widened
 
 
 def here() -> bool:
@@ -369,3 +370,10 @@ def test_a_kept_kernel_takes_other_arrays_of_the_same_plan() -> None:
         call = Call(q.cpu(), Dense(keys.cpu(), keys.cpu()), Causal())
         truth, _ = run("reference", map_arrays(call, lambda x: x.double()))
         assert error(found.cpu(), truth.out) < 5e-3
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("case", [*GROWING, GROWN_SHARED], ids=lambda case: case.name)
+def test_tiles_whose_scores_grow_too_far_are_passed_again(case: Case, seed: int) -> None:
+    call = grown(case, seed)
+    close(call, lambda: run("reference", widened(call))[0], "bfloat16")

@@ -15,9 +15,12 @@ from strobe.backends.hopper.scoring import tanh
 LN_2 = gl.constexpr(0.6931471805599453)
 RAISED = gl.constexpr(8.0)  # float8 weights are 2⁸ times as large: up to 256 of the 448 that there are, and those above 2⁻¹⁸ are not 0 yet
 LOWERED = gl.constexpr(2.0**-8)
+MOST = gl.constexpr(2.0**100)  # of a thread's weights by a base that stays, within float32's range
 # Four float8 numbers of float32 ones, in one register. Numbers of a loop that are a byte each get a register each, and are taken out of it
 # and put into another for every product: 183 of 633 instructions.
 FOUR = gl.constexpr("{ .reg .b16 a, b; cvt.rn.satfinite.e4m3x2.f32 a, $2, $1; cvt.rn.satfinite.e4m3x2.f32 b, $4, $3; mov.b32 $0, {a, b}; }")
+
+UP_TO = gl.constexpr("{ .reg .pred p; setp.le.s32 p, $2, $3; selp.f32 $0, $1, 0fFF800000, p; }")
 
 
 @gluon.constexpr_function
@@ -66,11 +69,41 @@ def capped(b_s, inner, form: gl.constexpr):
     return b_s
 
 
+@gluon.constexpr_function
+def four_lie(keys):
+    """The layout of scores as `[64, keys / 8, 4, 2]`: of eight keys in a row, two are of each of four threads."""
+    return gl.DistributedLinearLayout(
+        reg_bases=[[0, 0, 0, 1], [8, 0, 0, 0], *([0, 1 << i, 0, 0] for i in range((keys // 8).bit_length() - 1))],
+        lane_bases=[[0, 0, 1, 0], [0, 0, 2, 0], [1, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]],
+        warp_bases=[[16, 0, 0, 0], [32, 0, 0, 0]], block_bases=[], shape=[64, keys // 8, 4, 2],
+    )  # fmt: skip
+
+
+@gluon.jit
+def up_to(b_s, b_last, form: gl.constexpr):
+    """−∞ for keys of a block behind each row's last one. A comparison and a choice a score, written out: of tensors of comparisons the
+    compiler makes bits of a number, which takes twice as many instructions again. What of a key's place is its thread's is moved to the
+    other side, so that keys are constants."""
+    KEYS: gl.constexpr = form.tile.keys
+    PARTS: gl.constexpr = four_lie(KEYS)
+    b_four = gl.convert_layout(b_s.reshape([64, KEYS // 8, 4, 2]), PARTS, assert_trivial=True)
+    o_eight = gl.arange(0, KEYS // 8, layout=gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, PARTS)))) * 8
+    o_two = gl.arange(0, 2, layout=gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, PARTS))))
+    o_four = gl.arange(0, 4, layout=gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, PARTS)))) * 2
+    b_row = gl.convert_layout(b_last, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, PARTS))), assert_trivial=True)
+    o_key = o_eight[None, :, None, None] + o_two[None, None, None, :]
+    b_end = b_row[:, None, None, None] - o_four[None, None, :, None]
+    b_four = gl.inline_asm_elementwise(UP_TO, "=f,f,r,r", [b_four, o_key, b_end], dtype=gl.float32, is_pure=True, pack=1)
+    return gl.convert_layout(b_four.reshape([64, KEYS]), scores_lie(form), assert_trivial=True)
+
+
 @gluon.jit
 def masked(b_s, block, b_first, b_last, tree, form: gl.constexpr):
     """−∞ for keys that a row does not see: of keys b_first … b_last those of the block, of a tree's nodes those with a bit, of documents
     the row's own."""
     layout: gl.constexpr = scores_lie(form)
+    if not (form.before or form.tree or form.documents or form.divided):
+        return up_to(b_s, b_last - block * form.tile.keys, form)
     o_n = block * form.tile.keys + gl.arange(0, form.tile.keys, layout=gl.SliceLayout(0, layout))
     b_seen = o_n[None, :] <= b_last[:, None]
     if form.before:
@@ -145,12 +178,27 @@ def nothing(b_m, form: gl.constexpr):
 
 
 @gluon.jit
+def own_sum(b_x, WIDTH: gl.constexpr):
+    """The sums of the numbers `[64, WIDTH]` that each thread of a row has."""
+    b_of_threads = gl.sum(gl.sum(b_x.reshape([64, WIDTH // 8, 4, 2]), 1), 2)
+    return gl.convert_layout(b_of_threads, threads_lie(), assert_trivial=True)
+
+
+@gluon.jit
+def wild(b_l, b_o, form: gl.constexpr):
+    """Which threads `[128]` have a sum of weights that came near to what a number can be, or one of values that is none."""
+    b_none = own_sum(b_o * 0.0, form.value_width)  # NaN, if a sum is not finite
+    b_wild = gl.where((b_none == 0.0) & (b_l <= MOST), 0, 1)
+    return gl.max(b_wild.reshape([4, 2, 8, 4]), 1).reshape([128])
+
+
+@gluon.jit
 def counted(b_l, b_p, b_decay, form: gl.constexpr):
     """The sums of weights, with a block's added: of a row, or of each thread of a row, which takes no exchange between them."""
     if form.own_sums:
-        b_of_threads = gl.sum(gl.sum(b_p.reshape([64, form.tile.keys // 8, 4, 2]), 1), 2)
+        b_own = own_sum(b_p, form.tile.keys)
         b_worth = gl.convert_layout(b_decay, gl.SliceLayout(1, threads_lie()), assert_trivial=True)
-        b_l = b_l * b_worth[:, None] + gl.convert_layout(b_of_threads, threads_lie(), assert_trivial=True)
+        b_l = b_l * b_worth[:, None] + b_own
     else:
         b_l = b_l * b_decay + gl.sum(b_p, 1)
     return b_l

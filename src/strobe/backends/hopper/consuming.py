@@ -10,12 +10,14 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma, warpgroup_mma_wait
 
 from strobe.backends.hopper.block import (
-    LN_2, LOWERED, capped, counted, masked, nothing, of_a_row, packed, products, scaled, score, scores_lie, values_lie, weigh, weighted,
+    LN_2, LOWERED, capped, counted, masked, nothing, of_a_row, own_sum, packed, products, scaled, score, scores_lie, values_lie, weigh,
+    weighted, wild,
 )  # fmt: skip
 from strobe.backends.hopper.channel import Consumer
 from strobe.backends.hopper.compat import pieces, write_back
 from strobe.backends.hopper.jobs import (
-    AFTER, BATCH, BEFORE, HEAD, HEADS, HIGH, K_BATCH, K_FIRST, K_HEAD, LENGTH, LOW, MORE, POSITION, PREFIX, QUERIES, ROW, SHARED, TOKEN,
+    AFTER, BATCH, BEFORE, HEAD, HEADS, HIGH, K_BATCH, K_FIRST, K_HEAD, LENGTH, LOW, MORE, ONLINE, POSITION, PREFIX, QUERIES, ROW, SHARED,
+    TOKEN,
 )  # fmt: skip
 from strobe.backends.hopper.schedule import SPAN, blocks_of_group, last_seen
 from strobe.backends.hopper.scoring import LOG2_E, tanh
@@ -97,6 +99,26 @@ def advance(b_q, b_p, b_m, b_l, b_o, b_worth, keys, values, step, scale, inner, 
 
 
 @gluon.jit
+def steadily(b_q, b_p, b_base, b_l, b_o, keys, values, step, scale, inner, form: gl.constexpr):
+    """`advance` with weights relative to a base that stays: no row's greatest score is looked for, and no sum is scaled.
+
+        e^(s − base) ÷ Σ e^(s − base)     is the same for every base; the greatest score is one for which no weight is above 1
+
+    The greatest score of a row's first blocks serves as well until another is 2¹⁰⁰ times its weight, since bfloat16 reaches as far as
+    float32 does. A tile with such a row is found at its end (`wild`) and passed again. Source: Hong et al., 2023, FlashDecoding++,
+    arXiv:2311.01282, section 3, whose base is one for all rows."""
+    b_s = score(b_q, keys, step + 1, form)
+    b_o = weighted(b_p, b_o, values, step, form)
+    b_s = warpgroup_mma_wait(1, [b_s])
+    keys.release(step + 1)
+    b_w = gl.exp2(capped(b_s, inner, form) * scale - b_base[:, None])
+    b_o = warpgroup_mma_wait(0, [b_o])
+    values.release(step)
+    b_l += own_sum(b_w, form.tile.keys)
+    return packed(b_w, b_p.dtype, form), b_l, b_o
+
+
+@gluon.jit
 def add(b_p, b_o, values, step, form: gl.constexpr):
     """The values of a block, weighted, and nothing beside it; b_o is worth as much as they are."""
     b_new = weighted(b_p, b_o, values, step, form)
@@ -134,12 +156,20 @@ def seen(rows, jobs, turn, GROUP: gl.constexpr, form: gl.constexpr):
     low, high, full_low, full_high = blocks_of_group(
         position, jobs.get(turn, QUERIES) - skipped, length, prefix, before, after, jobs.get(turn, LOW), jobs.get(turn, HIGH), form
     )
+    if skipped > 0 and not form.divided:  # behind the last query there may be nobody's rows alone, who pass one block
+        if jobs.get(turn, QUERIES) <= skipped:
+            low = high - 1
+            full_high = low
+            full_low = low
     if form.documents:
         of_tile = jobs.get(turn, TOKEN) // form.all_tokens
         tiles = (gl.cast(rows.get(11), gl.int32) + form.all_tokens - 1) // form.all_tokens
         p_span = rows.integers(10) + (jobs.get(turn, BATCH) * tiles + of_tile) * SPAN(form.tile.groups) + 2 + 2 * GROUP
         full_high = gl.maximum(gl.minimum(full_high, gl.load(p_span + 1)), low)
         full_low = gl.maximum(gl.minimum(gl.maximum(full_low, gl.load(p_span)), full_high), low)
+    if form.steady:
+        if jobs.get(turn, ONLINE) != 0:  # all blocks as masked ones, which follow the greatest score
+            full_high = full_low
     b_position = position + gl.arange(0, 64, layout=gl.SliceLayout(1, scores_lie(form))) // form.pack
     return b_position - before, last_seen(b_position, length, prefix, after, form), low, high, full_low, full_high
 
@@ -155,6 +185,13 @@ def skip(keys, values, step, blocks):
 
 
 @gluon.jit
+def written():
+    """Waits until what this thread gave to the copy engine is in memory, where `store_wait` waits until it has been read: what is stored
+    to the same place then is the later one."""
+    gl.inline_asm_elementwise("cp.async.bulk.wait_group 0;", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
 def let_go(mine, turn):
     """The queries' place of a turn may be filled again, once its rows have left it."""
     tma.store_wait(0)
@@ -163,9 +200,11 @@ def let_go(mine, turn):
 
 @gluon.jit
 def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.constexpr, form: gl.constexpr):
-    """(greatest score, sum of weights, weighted sum, next step) of the rows over the blocks they see: those from the last one down to
-    full high are masked, and those below full low."""
-    MASKED: gl.constexpr = form.before or form.after or form.prefix  # else the last block alone, behind whose keys there are none
+    """(greatest score, or the base that took its place, sum of weights, weighted sum, next step, blocks passed by a base that stays) of
+    the rows over the blocks they see: those from the last one down to full high are masked, and those below full low. Threads for which
+    the base went wrong have said so."""
+    # else the last block alone is, behind whose keys there are none
+    MASKED: gl.constexpr = form.before or form.after or form.prefix or form.steady
     b_first, b_last, low, high, full_low, full_high = seen(rows, jobs, turn, GROUP, form)
     tree = nodes(rows, jobs, turn, b_first, form)  # which has no `before`, so that the rows' first keys are their positions
     if form.documents:
@@ -195,9 +234,16 @@ def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.c
     if MASKED and not form.narrow and not form.late:
         b_o = scaled(b_o, b_decay, form)
     b_worth = b_decay
-    for _ in range(full_high - full_low):
-        b_p, b_m, b_l, b_o, b_worth = advance(b_q, b_p, b_m, b_l, b_o, b_worth, keys, values, step, scale, inner, form)
-        step += 1
+    if form.steady:
+        b_m = gl.where((b_m == float("-inf")) & (full_high > full_low), float("nan"), b_m)  # every row sees a key, so scores are −∞
+        b_base = b_m * scale
+        for _ in range(full_high - full_low):
+            b_p, b_l, b_o = steadily(b_q, b_p, b_base, b_l, b_o, keys, values, step, scale, inner, form)
+            step += 1
+    else:
+        for _ in range(full_high - full_low):
+            b_p, b_m, b_l, b_o, b_worth = advance(b_q, b_p, b_m, b_l, b_o, b_worth, keys, values, step, scale, inner, form)
+            step += 1
     if form.narrow or form.late:
         b_o = scaled(b_o, b_worth, form)
     b_o = add(b_p, b_o, values, step, form)
@@ -210,7 +256,10 @@ def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.c
             step += 1
     if form.narrow:
         b_o *= LOWERED
-    return b_m, of_a_row(b_l, form), b_o, step
+    if form.steady:
+        if jobs.get(turn, ONLINE) == 0:
+            jobs.wish(turn, GROUP, wild(b_l, b_o, form) & (full_high > full_low))
+    return b_m, of_a_row(b_l, form), b_o, step, full_high - full_low if form.steady else 0
 
 
 @gluon.jit
@@ -293,7 +342,13 @@ def leave(b_m, b_l, b_o, out, lse, jobs, turn, m_row, scale, GROUP: gl.constexpr
     """Stores rows of a part: weighted sums, greatest scores in base 2, and behind those sums of weights."""
     layout: gl.constexpr = values_lie(form)
     o_row = jobs.get(turn, ROW) + GROUP * 64 + gl.arange(0, 64, layout=gl.SliceLayout(1, scores_lie(form)))
-    gl.store(lse + o_row, b_m * scale, mask=m_row)
+    b_top = b_m * scale
+    if form.steady:  # so that sums of parts cannot be too large where the parts are not
+        b_part = gl.where(b_l != 0.0, 1.0 / b_l, 0.0)
+        b_top = gl.where(b_l != 0.0, b_top + gl.log2(b_l), float("-inf"))
+        b_l = gl.where(b_l != 0.0, 1.0, 0.0)
+        b_o = scaled(b_o, b_part, form)
+    gl.store(lse + o_row, b_top, mask=m_row)
     gl.store(lse + jobs.get(turn, HEADS) + o_row, b_l, mask=m_row)
     o_out = gl.cast(gl.convert_layout(o_row, gl.SliceLayout(1, layout)), gl.int64) * form.value_width
     o_v = gl.arange(0, form.value_width, layout=gl.SliceLayout(0, layout))
@@ -331,15 +386,10 @@ def give(b_m, b_l, b_o, o, out, lse, sink, rows, q, jobs, turn, scale, results, 
 
 
 @gluon.jit
-def finish(
-    b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, scale, inner, results, GROUP: gl.constexpr, form: gl.constexpr,
+def hand_over(
+    b_m, b_l, b_o, o, out, lse, sink, rows, q, jobs, turn, scale, inner, results, GROUP: gl.constexpr, form: gl.constexpr
 ):  # fmt: skip
-    """The end of a turn: its rows are stored, or under way from the queries' place; the board's half is free."""
-    q = mine.tile(turn)
-    if form.unseen:
-        b_zero = gl.sum(b_o * 0.0, 1)  # NaN of a row with a sum that is not finite
-        if gl.max((b_zero != 0.0).to(gl.int32), 0) > 0:
-            b_o = carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP, form)
+    """Stores the rows of a turn, or has them under way from the queries' place."""
     skipped: gl.constexpr = GROUP * form.next_tokens
     left = jobs.get(turn, QUERIES) - skipped
     o_row = gl.arange(0, 64, layout=gl.SliceLayout(1, scores_lie(form)))
@@ -354,6 +404,30 @@ def finish(
             give(b_m, b_l, b_o, o, out, lse, sink, rows, q, jobs, turn, scale, results, m_row, GROUP, form)
     else:
         give(b_m, b_l, b_o, o, out, lse, sink, rows, q, jobs, turn, scale, results, m_row, GROUP, form)
+
+
+@gluon.jit
+def finish(
+    b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, steady, scale, inner, results, GROUP: gl.constexpr, form: gl.constexpr,
+):  # fmt: skip
+    """The end of a turn: its rows are handed over, and the board's half is free. Where a sum is not finite, though keys that a row does not
+    see may be why, it is made anew. Rows of a base that went wrong are handed over too, since no thread waits to learn of others, and once
+    more when they are right; a turn that is done again is also that of warpgroups whose rows were, which keep them."""
+    q = mine.tile(turn)
+    if form.unseen:
+        if steady == 0:
+            b_zero = gl.sum(b_o * 0.0, 1)  # NaN of a row with a sum that is not finite
+            if gl.max((b_zero != 0.0).to(gl.int32), 0) > 0:
+                b_o = carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP, form)
+    if form.steady:
+        mine_too = True
+        if jobs.get(turn, ONLINE) != 0:
+            mine_too = jobs.wished(turn, GROUP)
+            written()
+        if mine_too:
+            hand_over(b_m, b_l, b_o, o, out, lse, sink, rows, q, jobs, turn, scale, inner, results, GROUP, form)
+    else:
+        hand_over(b_m, b_l, b_o, o, out, lse, sink, rows, q, jobs, turn, scale, inner, results, GROUP, form)
     jobs.release(turn)
 
 
@@ -370,11 +444,15 @@ def consume(
     jobs.wait(turn)
     while jobs.get(turn, MORE) != 0:
         to_base_2, to_cap = of_rows(rows, scale, inner, jobs, turn, GROUP, form)
-        b_m, b_l, b_o, step = passed(mine, from_keys, from_values, jobs, turn, rows, step, to_base_2, to_cap, GROUP, form)
+        b_m, b_l, b_o, step, steady = passed(mine, from_keys, from_values, jobs, turn, rows, step, to_base_2, to_cap, GROUP, form)
         if form.before:
             _, _, low, _, _, _ = seen(rows, jobs, turn, GROUP, form)
             step = skip(from_keys, from_values, step, low - jobs.get(turn, LOW))
-        finish(b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, to_base_2, to_cap, results, GROUP, form)
+        elif GROUP * form.next_tokens > 0 and not form.divided:
+            if jobs.get(turn, QUERIES) <= GROUP * form.next_tokens:
+                _, _, low, _, _, _ = seen(rows, jobs, turn, GROUP, form)
+                step = skip(from_keys, from_values, step, low - jobs.get(turn, LOW))
+        finish(b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, steady, to_base_2, to_cap, results, GROUP, form)
         if form.tile.turns == 1:
             let_go(mine, turn)
         turn += 1

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from strobe.backends.hopper.tiles import (
+    DIVIDED, FLOAT8, FOUR, LONG, MANY, NEAR, READ, SHORT, STEADY, THREE, TILES, TWO, UNEQUAL, WINDOWS, WITHIN_192, Tile,
+)  # fmt: skip
 from strobe.layouts import Dense, Packed, Paged, Ranged
 from strobe.masks import Documents, Prefix, Tree, split
 from strobe.problem import Problem, key_sides
@@ -12,58 +15,8 @@ from strobe.terms import Scaled
 ROWS = 64  # of a warpgroup's product, the least there is
 SHARED_BYTES = 227 << 10  # of a program (CUDA programming guide, table of compute capabilities)
 CACHED = 32 << 20  # bytes of keys and values that stay in the cache while their tiles run; measured best on an H200
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Sizes by the padded width of keys.
-
-    keys        of a block, one step of the loop
-    groups      warpgroups of 64 rows each, which share the blocks
-    slots       blocks of keys, and of values, in flight
-    turns       tiles of queries in shared memory: with two, the next one comes while the last one runs
-    registers   of a thread of each warpgroup but the first, which has the rest, and of the warp that loads
-    """
-
-    keys: int
-    groups: int
-    slots: int
-    turns: int
-    registers: tuple[int, ...]
-
-
 LEAST = 512  # keys of a part
-DIVIDED = {64: Tile(128, 2, 6, 1, (240, 24)), 128: Tile(128, 2, 3, 1, (240, 24))}  # a program has one tile, so all else is for keys
-READ = Tile(64, 2, 4, 1, (240, 24))  # where a key head has one tile of rows, reading takes longer than products: blocks come sooner
-# Four warpgroups with blocks of 64 keys, of width 64: the more take turns, the less the exponentials of one are waited for, but each
-# block has its own beginning and end (H200, TFLOP/s, three with blocks of 128 beside it: 1,024 queries 474 and 424, causal 364 and 310;
-# 4,096 queries, causal, 483 and 433; 16,384 534 and 560, causal 534 and 534; docs/log.md, 2026-11-30).
-SHORT = {"full": 2048, "masked": 8192}  # queries, below which they are faster
-FOUR = Tile(64, 4, 6, 2, (112, 112, 112, 24))
-TILES = {
-    "full": {64: Tile(128, 3, 2, 2, (160, 160, 24)), 128: Tile(128, 2, 2, 2, (224, 56)), 256: Tile(64, 2, 2, 1, (240, 24))},
-    "masked": {64: Tile(128, 3, 3, 2, (160, 160, 24)), 128: Tile(128, 2, 2, 2, (224, 56)), 256: Tile(64, 2, 2, 1, (240, 24))},
-}
-# Windows, by the keys that a query sees at most and the tiles of 128 rows that there are at least: fewer keys of a shorter block go unseen,
-# and three warpgroups wait less, if their larger tiles do not leave the last wave empty (H200, µs at 16,384, windows of 128, 512, 1,024,
-# 2,048, 4,096; width 64 as without a window 192, 259, 366, 580, 956, four warpgroups 152, 220, 338, 563, 960; width 128 110, 209, 272, 434,
-# 727, two 93, 164, 260, 457, 798, three 99, 164, 253, 428, 761; docs/log.md, 2026-12-01).
-MANY = 1024
-TWO, THREE = Tile(64, 2, 4, 2, (224, 56)), Tile(64, 3, 3, 2, (160, 160, 24))
-WINDOWS = {64: ((2048, 0, FOUR),), 128: ((512, 0, TWO), (2048, MANY, THREE), (1024, 0, TWO))}
-# Keys of 192 or 256, values of 128 or fewer: latent attention's prompts (H200, TFLOP/s at 4,096 and 16,384 causal and 16,384 full: 624,
-# 665, 697; a third slot instead of the second turn 615, 660, 702; three warpgroups 605, 674, 723). Of up to 192, whose blocks of 128 keys
-# fit as boxes of 64 columns, 664, 746, 785, but for short prompts with a mask and short windows (µs at 1,024 causal 211 where 196, a window
-# of 1,024 318 where 308; docs/log.md, 2026-11-30 and 2026-12-01).
-UNEQUAL, WITHIN_192 = Tile(64, 2, 2, 2, (224, 56)), Tile(128, 2, 2, 1, (240, 24))
-NEAR = 2048
-# Of float8 (H200, TFLOP/s at 16,384: width 128 with blocks of 128 keys 919, causal 725, of 64 keys causal 856; width 64 507; docs/log.md,
-# 2026-12-01).
-FLOAT8 = {
-    "full": {64: Tile(128, 2, 6, 2, (240, 24)), 128: Tile(128, 2, 4, 2, (240, 24))},
-    "masked": {64: Tile(128, 2, 6, 2, (240, 24)), 128: Tile(64, 2, 6, 2, (240, 24))},
-}
-IDLE = 12  # blocks that a program would idle, on average, from which on the last tiles are shared
+IDLE = 12 * 128**3  # products of one head that a program would idle, on average, from which on the last tiles are shared
 WIDEST = 256
 PAGES = tuple(1 << n for n in range(3, 11))  # tokens: eight rows are a swizzle's pattern
 
@@ -89,6 +42,7 @@ class Form:
     narrow: bool = False  # queries, keys and values are float8; values of a block come turned, `[width, keys]`
     page: int | None = None  # tokens of a page, a power of two from 8 on, where keys lie in pages
     shared: bool = False  # tiles that are too few for a last round of all programs are shared by them (`sharing.py`)
+    steady: bool = False  # weights are relative to the greatest score of a row's first blocks, while that goes (`consuming.steadily`)
 
     @property
     def width(self) -> int:
@@ -117,9 +71,11 @@ class Form:
 
     @property
     def own_sums(self) -> bool:
-        """Whether each thread sums up its own weights, until the last block. Measured: faster with blocks of 128 keys, slower with 64 and
-        with float8 and a mask (docs/log.md, 2026-12-01); not measured with keys cut into parts, which are as they were."""
-        return self.tile.keys == 128 and not self.divided and not (self.narrow and (self.before or self.after or self.prefix))
+        """Whether each thread sums up its own weights, until the last block. Measured, where the greatest score is followed: faster with
+        blocks of 128 keys, slower with 64 and with float8 and a mask (docs/log.md, 2026-12-01); not measured with keys cut into parts,
+        which are as they were."""
+        masked = self.before or self.after or self.prefix
+        return self.steady or (self.tile.keys == 128 and not self.divided and not (self.narrow and masked))
 
     @property
     def early(self) -> bool:
@@ -129,7 +85,7 @@ class Form:
     @property
     def late(self) -> bool:
         """Whether sums of values are scaled while the next scores are multiplied. Measured: faster with 128 columns, slower with 64."""
-        return self.early and self.value_width == 128
+        return self.early and self.value_width == 128 and not self.steady
 
     @property
     def value_rows(self) -> int:
@@ -240,10 +196,17 @@ def form(problem: Problem, divided: bool = False) -> Form:
     documents = any(isinstance(part, Documents) for part in rest)
     whole, packed = isinstance(call.keys, Dense), isinstance(call.q, Packed)
     kind = "full" if before is None and after is None and not prefix and not documents else "masked"
-    few = SHORT[kind] > problem.T and padded(problem.D) == 64 and not documents  # whose masks take registers that four do not have
-    tile = FOUR if few else TILES[kind][padded(problem.D)]
-    if windowed := before is not None and after is not None and not prefix and not documents:
-        tile = of_window(problem, before + after + 1) or tile
+    windowed = before is not None and after is not None and not prefix and not documents
+    if steady := problem.dtype == "bfloat16" and not (divided or documents):
+        tile = STEADY[padded(problem.D)]
+        plain = isinstance(call.keys, Dense) and not packed and not windowed  # or the warp that loads has more to know than registers
+        if tile is TWO and plain and problem.T >= LONG and programs(problem) >= MANY:
+            tile = THREE
+    else:
+        few = SHORT[kind] > problem.T and padded(problem.D) == 64 and not documents  # whose masks take registers that four do not have
+        tile = FOUR if few else TILES[kind][padded(problem.D)]
+        if windowed:
+            tile = of_window(problem, before + after + 1) or tile
     if padded(problem.V) < padded(problem.D) == 256:
         near = (kind == "masked" and problem.T < NEAR) or (windowed and before + after < NEAR)
         tile = UNEQUAL if problem.D > 192 or near else WITHIN_192
@@ -263,7 +226,7 @@ def form(problem: Problem, divided: bool = False) -> Form:
         unseen=not whole or prefix or tree or documents or (before, after) != (None, None),
         cap="no" if call.cap is None else "fast" if problem.dtype == "bfloat16" else "exact",
         packed=packed, divided=divided, spread=divided and problem.group > ROWS, tree=tree, documents=documents,
-        narrow=narrow, page=page,
+        narrow=narrow, page=page, steady=steady,
     )  # fmt: skip
 
 
@@ -273,8 +236,9 @@ def sharing(problem: Problem, made: Form, units: int) -> Form:
     (docs/log.md, 2026-12-01)."""
     last, blocks = last_tiles(problem, made, units), -(-problem.S // made.tile.keys)
     plain = isinstance(problem.call.keys, Dense) and not (made.packed or made.divided or made.narrow or made.unseen)
+    each = made.rows * made.tile.keys * (problem.D + problem.V) // 2
     least = IDLE * max(1, made.value_width // 128)  # parts of wider values are larger
-    worth = last and (units - last) * blocks >= least * units and last * blocks * units < 2**31
+    worth = last and (units - last) * blocks * each >= least * units and last * blocks * units < 2**31
     return replace(made, shared=True) if plain and worth else made
 
 

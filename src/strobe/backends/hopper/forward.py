@@ -25,8 +25,8 @@ from strobe.backends.hopper.channel import Producer, addresses, channel
 from strobe.backends.hopper.consuming import consume
 from strobe.backends.hopper.forms import Form
 from strobe.backends.hopper.jobs import (
-    AFTER, BATCH, BEFORE, HEAD, HEADS, HIGH, K_BATCH, K_FIRST, K_HEAD, LENGTH, LOW, MORE, POSITION, PREFIX, QUERIES, ROW, SHARED, TOKEN,
-    board,
+    AFTER, BATCH, BEFORE, HEAD, HEADS, HIGH, K_BATCH, K_FIRST, K_HEAD, LENGTH, LOW, MORE, ONLINE, POSITION, PREFIX, QUERIES, ROW, SHARED,
+    TOKEN, board,
 )  # fmt: skip
 from strobe.backends.hopper.merge import join
 from strobe.backends.hopper.paging import pages_of, send_block
@@ -51,6 +51,170 @@ def row_of_values(at, form: gl.constexpr):
 
 
 @gluon.jit
+def find(
+    jobs, turn, tiles, index, whole, last, blocks, block, left, T, S, H, units, section, units_of, group, offsets, starts, lengths,
+    firsts, first, prefix, prefixes, spans, listed, before, after, parts, form: gl.constexpr,
+):  # fmt: skip
+    """Puts the tile of an index on the board; (where it lies, the program's next block of the last tiles, and how many it has left)."""
+    which = index // parts if form.divided else index
+    if form.shared:
+        if index >= whole:
+            if left == 0:
+                block, left = share(last * blocks, index - whole, gl.num_programs(0))
+            which = whole + block // blocks
+    tile, unit = tile_of(which, tiles, units, section)
+    if form.packed:
+        sequence = gl.load(listed + 2 * tile)
+        tile = gl.load(listed + 2 * tile + 1)
+        head = unit * form.pack
+        token = gl.load(offsets + sequence)
+        length_q = gl.load(offsets + sequence + 1) - token
+        batch = 0
+    else:
+        sequence = unit // units_of
+        head = unit % units_of * form.heads
+        token = 0
+        length_q = T
+        batch = sequence
+    k_batch = sequence
+    k_first = 0
+    length = S
+    if starts is not None:
+        k_first = gl.load(starts + sequence)
+        if lengths is None:
+            k_batch = 0
+            length = gl.load(starts + sequence + 1) - k_first
+    if lengths is not None:
+        length = gl.load(lengths + sequence)
+    position = length - length_q
+    if firsts is not None:
+        position = gl.load(firsts + sequence)
+    elif first is not None:
+        position = first
+    reach = prefix
+    if prefixes is not None:
+        reach = gl.load(prefixes + sequence)
+    if form.tree:
+        reach = gl.minimum(position, length)  # before the first node
+    done = tile * form.all_tokens
+    token += done
+    position += done
+    k_head = head // group
+    low, high = blocks_of_tile(position, length_q - done, length, reach, before, after, form)
+    if form.documents:
+        p_span = spans + (sequence * tiles + tile) * SPAN(form.tile.groups)
+        low = gl.maximum(low, gl.load(p_span))
+        high = gl.minimum(high, gl.load(p_span + 1))
+        low = gl.maximum(gl.minimum(low, high - 1), 0)
+        high = gl.maximum(high, low + 1)
+    row = (batch * T + token) * H + head
+    heads = H
+    if form.divided:
+        low, high, there = part_of(index % parts, parts, low, high)
+        if index % parts >= there:
+            length = 0  # of whose keys nothing is seen
+        held = gl.minimum(T, form.all_tokens) * form.heads
+        row = (((sequence * tiles + tile) * units_of + unit % units_of) * parts + index % parts) * held
+        heads = units * tiles * parts * held
+    if form.shared:
+        reach = 0
+        if index >= whole:
+            reach = 1
+            row = stream_slot(0, index - whole, block // blocks, gl.num_programs(0), last) * form.rows
+            heads = (gl.num_programs(0) + last) * form.rows
+            low = block % blocks
+            high = gl.minimum(low + left, blocks)
+            block += high - low
+            left -= high - low
+
+    if not form.steady:
+        jobs.clear(turn)
+    jobs.put(turn, MORE, 1)
+    jobs.put(turn, BATCH, batch)
+    jobs.put(turn, TOKEN, token)
+    jobs.put(turn, QUERIES, length_q - done)
+    jobs.put(turn, HEAD, head)
+    jobs.put(turn, POSITION, position)
+    jobs.put(turn, LENGTH, length)
+    jobs.put(turn, SHARED if form.shared else PREFIX, reach)
+    jobs.put(turn, LOW, low)
+    jobs.put(turn, HIGH, high)
+    jobs.put(turn, K_BATCH, k_batch)
+    jobs.put(turn, K_HEAD, k_head)
+    jobs.put(turn, K_FIRST, k_first)
+    jobs.put(turn, ROW, row)
+    jobs.put(turn, HEADS, heads)
+    jobs.put(turn, BEFORE, before)
+    jobs.put(turn, AFTER, after)
+    if form.steady:
+        jobs.put(turn, ONLINE, 0)
+    return (batch, token, head, low, high, length, k_batch, k_head, k_first), block, left
+
+
+@gluon.jit
+def found_again(jobs, turn):
+    """Where the tile on the board lies, as `find` says it."""
+    batch, token, head = jobs.read(turn, BATCH), jobs.read(turn, TOKEN), jobs.read(turn, HEAD)
+    low, high, length = jobs.read(turn, LOW), jobs.read(turn, HIGH), jobs.read(turn, LENGTH)
+    k_batch, k_head, k_first = jobs.read(turn, K_BATCH), jobs.read(turn, K_HEAD), jobs.read(turn, K_FIRST)
+    return batch, token, head, low, high, length, k_batch, k_head, k_first
+
+
+@gluon.jit
+def follow(counter, index, total, left, form: gl.constexpr):
+    """The index of a program's next tile."""
+    if form.shared:
+        if left == 0:
+            index = gl.atomic_add(counter, 1) + gl.num_programs(0)
+    elif total <= gl.num_programs(0):
+        index = total
+    else:
+        index = gl.atomic_add(counter, 1) + gl.num_programs(0)
+    return index
+
+
+@gluon.jit
+def send_tile(
+    q, k, v, to_queries, to_keys, to_values, jobs, counter, place, turn, step, index, total, left, again, S, table, table_step, pages,
+    form: gl.constexpr,
+):  # fmt: skip
+    """Shows a job, sends its queries, and keys and values from the last block to the first; (step, index of what comes next)."""
+    GROUPS: gl.constexpr = form.tile.groups
+    batch, token, head, low, high, length, k_batch, k_head, k_first = place
+    jobs.show(turn)
+    for lane in gl.static_range(GROUPS):
+        to_queries.send(q, batch, token + lane * form.next_tokens, head + lane * form.next_heads, turn, lane)
+
+    at = k_first + (high - 1) * form.tile.keys
+    b_pages = pages_of(table, table_step, pages, k_batch, at, length, S, form)  # pages' sequence is the keys'
+    send_block(to_keys, k, b_pages, k_batch, at, k_head, step, form)
+    for _ in range(low + 1, high):
+        b_next = pages_of(table, table_step, pages, k_batch, at - form.tile.keys, length, S, form)
+        send_block(to_keys, k, b_next, k_batch, at - form.tile.keys, k_head, step + 1, form)
+        send_block(to_values, v, b_pages, k_batch, row_of_values(at, form), k_head, step, form)
+        b_pages = b_next
+        at -= form.tile.keys
+        step += 1
+    # as late as the channels allow, so that whoever is first takes the next tile
+    if form.steady:
+        if not again:
+            index = follow(counter, index, total, left, form)
+    else:
+        index = follow(counter, index, total, left, form)
+    send_block(to_values, v, b_pages, k_batch, row_of_values(at, form), k_head, step, form)
+    return step + 1, index
+
+
+@gluon.jit
+def to_do(index, total, judged, turn, form: gl.constexpr):
+    """Whether there is a tile that nobody has taken, or one of which is not known yet whether it is asked for again."""
+    more = index < total
+    if form.steady:
+        more = more | (judged < turn)
+    return more
+
+
+@gluon.jit
 def produce(
     q, k, v, queries, keys, values, jobs, counter, T, S, H, units, section, units_of, group, offsets, starts, lengths, firsts, first,
     prefix, prefixes, spans, table, table_step, pages, listed, count, before, after, parts, form: gl.constexpr,
@@ -58,17 +222,18 @@ def produce(
     """One warp: takes tiles until there are none."""
     if form.divided:
         gdc_wait()  # for all: the others begin when there is a job
-    GROUPS: gl.constexpr = form.tile.groups
     to_queries = Producer(queries)
     to_keys = Producer(keys)
     to_values = Producer(values)
     step = 0
     turn = 0
+    judged = 0  # turns of which is known whether they are asked for again
     tiles = (T + form.all_tokens - 1) // form.all_tokens
     if form.packed:
         tiles = gl.load(count)
     total = tiles * units * parts if form.divided else tiles * units
     index = gl.program_id(0)
+    whole, last, blocks, block, left = total, 0, 1, 0, 0
     if form.shared:  # whole tiles, as many for each program, then a share of the last ones
         blocks = (S + form.tile.keys - 1) // form.tile.keys
         whole = total // gl.num_programs(0) * gl.num_programs(0)
@@ -76,121 +241,37 @@ def produce(
         total = whole + gl.minimum(gl.num_programs(0), last * blocks)
         block = 0  # of all blocks of the last tiles, the next one of the share
         left = 0  # blocks of it
-    while index < total:
-        which = index // parts if form.divided else index
-        if form.shared:
-            if index >= whole:
-                if left == 0:
-                    block, left = share(last * blocks, index - whole, gl.num_programs(0))
-                which = whole + block // blocks
-        tile, unit = tile_of(which, tiles, units, section)
-        if form.packed:
-            sequence = gl.load(listed + 2 * tile)
-            tile = gl.load(listed + 2 * tile + 1)
-            head = unit * form.pack
-            token = gl.load(offsets + sequence)
-            length_q = gl.load(offsets + sequence + 1) - token
-            batch = 0
+    while to_do(index, total, judged, turn, form):
+        if form.steady:
+            again = False
+            if (judged + 2 == turn) | (index >= total):  # its half of the board is wanted, or there is nothing else to do
+                again = jobs.asked(judged)
+                if again:
+                    jobs.repeat(judged, turn)
+                judged += 1
+            if again | (index < total):
+                if again:
+                    place = found_again(jobs, turn)
+                else:
+                    place, block, left = find(
+                        jobs, turn, tiles, index, whole, last, blocks, block, left, T, S, H, units, section, units_of, group, offsets,
+                        starts, lengths, firsts, first, prefix, prefixes, spans, listed, before, after, parts, form,
+                    )  # fmt: skip
+                step, index = send_tile(
+                    q, k, v, to_queries, to_keys, to_values, jobs, counter, place, turn, step, index, total, left, again, S, table,
+                    table_step, pages, form,
+                )  # fmt: skip
+                turn += 1
         else:
-            sequence = unit // units_of
-            head = unit % units_of * form.heads
-            token = 0
-            length_q = T
-            batch = sequence
-        k_batch = sequence
-        k_first = 0
-        length = S
-        if starts is not None:
-            k_first = gl.load(starts + sequence)
-            if lengths is None:
-                k_batch = 0
-                length = gl.load(starts + sequence + 1) - k_first
-        if lengths is not None:
-            length = gl.load(lengths + sequence)
-        position = length - length_q
-        if firsts is not None:
-            position = gl.load(firsts + sequence)
-        elif first is not None:
-            position = first
-        reach = prefix
-        if prefixes is not None:
-            reach = gl.load(prefixes + sequence)
-        if form.tree:
-            reach = gl.minimum(position, length)  # before the first node
-        done = tile * form.all_tokens
-        token += done
-        position += done
-        k_head = head // group
-        low, high = blocks_of_tile(position, length_q - done, length, reach, before, after, form)
-        if form.documents:
-            p_span = spans + (sequence * tiles + tile) * SPAN(form.tile.groups)
-            low = gl.maximum(low, gl.load(p_span))
-            high = gl.minimum(high, gl.load(p_span + 1))
-            low = gl.maximum(gl.minimum(low, high - 1), 0)
-            high = gl.maximum(high, low + 1)
-        row = (batch * T + token) * H + head
-        heads = H
-        if form.divided:
-            low, high, there = part_of(index % parts, parts, low, high)
-            if index % parts >= there:
-                length = 0  # of whose keys nothing is seen
-            held = gl.minimum(T, form.all_tokens) * form.heads
-            row = (((sequence * tiles + tile) * units_of + unit % units_of) * parts + index % parts) * held
-            heads = units * tiles * parts * held
-        if form.shared:
-            reach = 0
-            if index >= whole:
-                reach = 1
-                row = stream_slot(0, index - whole, block // blocks, gl.num_programs(0), last) * form.rows
-                heads = (gl.num_programs(0) + last) * form.rows
-                low = block % blocks
-                high = gl.minimum(low + left, blocks)
-                block += high - low
-                left -= high - low
-
-        jobs.clear(turn)
-        jobs.put(turn, MORE, 1)
-        jobs.put(turn, BATCH, batch)
-        jobs.put(turn, TOKEN, token)
-        jobs.put(turn, QUERIES, length_q - done)
-        jobs.put(turn, HEAD, head)
-        jobs.put(turn, POSITION, position)
-        jobs.put(turn, LENGTH, length)
-        jobs.put(turn, SHARED if form.shared else PREFIX, reach)
-        jobs.put(turn, LOW, low)
-        jobs.put(turn, HIGH, high)
-        jobs.put(turn, K_BATCH, k_batch)
-        jobs.put(turn, K_HEAD, k_head)
-        jobs.put(turn, K_FIRST, k_first)
-        jobs.put(turn, ROW, row)
-        jobs.put(turn, HEADS, heads)
-        jobs.put(turn, BEFORE, before)
-        jobs.put(turn, AFTER, after)
-        jobs.show(turn)
-        for lane in gl.static_range(GROUPS):
-            to_queries.send(q, batch, token + lane * form.next_tokens, head + lane * form.next_heads, turn, lane)
-        turn += 1
-
-        at = k_first + (high - 1) * form.tile.keys
-        b_pages = pages_of(table, table_step, pages, sequence, at, length, S, form)
-        send_block(to_keys, k, b_pages, k_batch, at, k_head, step, form)
-        for _ in range(low + 1, high):
-            b_next = pages_of(table, table_step, pages, sequence, at - form.tile.keys, length, S, form)
-            send_block(to_keys, k, b_next, k_batch, at - form.tile.keys, k_head, step + 1, form)
-            send_block(to_values, v, b_pages, k_batch, row_of_values(at, form), k_head, step, form)
-            b_pages = b_next
-            at -= form.tile.keys
-            step += 1
-        # as late as the channels allow, so that whoever is first takes the next tile
-        if form.shared:
-            if left == 0:
-                index = gl.atomic_add(counter, 1) + gl.num_programs(0)
-        elif total <= gl.num_programs(0):
-            index = total
-        else:
-            index = gl.atomic_add(counter, 1) + gl.num_programs(0)
-        send_block(to_values, v, b_pages, k_batch, row_of_values(at, form), k_head, step, form)
-        step += 1
+            place, block, left = find(
+                jobs, turn, tiles, index, whole, last, blocks, block, left, T, S, H, units, section, units_of, group, offsets, starts,
+                lengths, firsts, first, prefix, prefixes, spans, listed, before, after, parts, form,
+            )  # fmt: skip
+            step, index = send_tile(
+                q, k, v, to_queries, to_keys, to_values, jobs, counter, place, turn, step, index, total, left, False, S, table, table_step,
+                pages, form,
+            )  # fmt: skip
+            turn += 1
     if form.divided or form.shared:
         gdc_launch_dependents()  # the merge, which waits on its own
     jobs.clear(turn)
@@ -213,7 +294,7 @@ def attend(
     values = channel(v, form.value_rows, form.value_row, form.tile.slots, 1, form.tile.groups)
     if form.narrow:  # results are wider than queries, whose place they take otherwise
         results = gl.allocate_shared_memory(o.dtype, [form.tile.groups, 1, form.tokens, form.pack, form.value_width], o.layout)
-    jobs = board(form.tile.groups)
+    jobs = board(form.tile.groups, form.steady)
     rows = addresses(
         k_data, k_strides, v_data, v_strides, tree, tree_step, q_documents, k_documents, spans, table, table_step, pages, T, S, scales, form
     )  # fmt: skip

@@ -28,22 +28,29 @@ ROW = gl.constexpr(13)  # place of the first row's lse, or of the first row of a
 HEADS = gl.constexpr(14)  # or rows of all parts; the same in every job, as what follows: on the board they take no registers
 BEFORE = gl.constexpr(15)
 AFTER = gl.constexpr(16)
-NUMBERS = gl.constexpr(17)  # of a job
+ONLINE = gl.constexpr(17)  # not 0 tells that a tile is passed again, by online softmax (`consuming.steadily`)
+NUMBERS = gl.constexpr(18)  # of a job
+THREADS = gl.constexpr(128)  # of a warpgroup
 
 
 @aggregate
 class Board:
-    """Numbers that one warp writes and all others read: the job of a turn; two turns are on it at a time."""
+    """Numbers that one warp writes and all others read: the job of a turn; two turns are on it at a time. Each thread of those that read
+    them says whether it wants the job again, and the warp that writes learns that once all have released it."""
 
     numbers: gl.shared_memory_descriptor
+    wishes: gl.shared_memory_descriptor  # [2 · receivers, threads of a warpgroup], where there are any
     full: gl.shared_memory_descriptor
     empty: gl.shared_memory_descriptor
+    receivers: gl.constexpr
 
     @gluon.constexpr_function
-    def __init__(self, numbers, full, empty):
+    def __init__(self, numbers, wishes, full, empty, receivers):
         self.numbers = numbers
+        self.wishes = wishes
         self.full = full
         self.empty = empty
+        self.receivers = gl.constexpr(receivers)
 
     @gluon.jit
     def clear(self, turn):
@@ -55,6 +62,12 @@ class Board:
         """Writes a number, by one warp."""
         layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
         self.numbers.index((turn & 1) * NUMBERS + which).store(gl.full([1], 0, gl.int32, layout=layout) + number)
+
+    @gluon.jit
+    def read(self, turn, which: gl.constexpr):
+        """A number, read by the warp that writes."""
+        layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
+        return gl.max(self.numbers.index((turn & 1) * NUMBERS + which).load(layout), 0)
 
     @gluon.jit
     def show(self, turn):
@@ -74,13 +87,51 @@ class Board:
         return gl.max(self.numbers.index((turn & 1) * NUMBERS + which).load(layout), 0)
 
     @gluon.jit
+    def wish(self, turn, GROUP: gl.constexpr, b_again):
+        """Says which threads want the job again, by a warpgroup that still holds it. No thread waits for another."""
+        self.wishes.index((turn & 1) * self.receivers + GROUP).store(b_again)
+
+    @gluon.jit
+    def wished(self, turn, GROUP: gl.constexpr):
+        """Whether a thread of this warpgroup did."""
+        layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+        return gl.max(self.wishes.index((turn & 1) * self.receivers + GROUP).load(layout), 0) != 0
+
+    @gluon.jit
     def release(self, turn):
         """Nothing reads the turn's numbers any more."""
         mbarrier.arrive(self.empty.index(turn & 1), count=1)
 
+    @gluon.jit
+    def asked(self, turn):
+        """Whether the job of a turn is wanted again, once all have released it; of one that was done again no one is asked."""
+        mbarrier.wait(self.empty.index(turn & 1), turn >> 1 & 1)
+        layout: gl.constexpr = gl.BlockedLayout([4], [32], [1], [0])
+        RECEIVERS: gl.constexpr = self.receivers
+        b_again = gl.full([THREADS], 0, gl.int32, layout=layout)
+        for group in gl.static_range(RECEIVERS):
+            b_again = b_again | self.wishes.index((turn & 1) * self.receivers + group).load(layout)
+        return (gl.max(b_again, 0) != 0) & (self.read(turn, ONLINE) == 0)
+
+    @gluon.jit
+    def repeat(self, old, turn):
+        """The job of an old turn that is wanted again is the one of this turn, whose half of the board may be the same."""
+        layout: gl.constexpr = gl.BlockedLayout([4], [32], [1], [0])
+        RECEIVERS: gl.constexpr = self.receivers
+        if (old ^ turn) & 1 != 0:
+            for which in gl.static_range(NUMBERS):
+                self.put(turn, which, self.read(old, which))
+            for group in gl.static_range(RECEIVERS):
+                b_again = self.wishes.index((old & 1) * self.receivers + group).load(layout)
+                self.wishes.index((turn & 1) * self.receivers + group).store(b_again)
+        self.put(turn, ONLINE, 1)
+
 
 @gluon.jit
-def board(RECEIVERS: gl.constexpr):
-    """A board that is clear when all receivers have released it."""
+def board(RECEIVERS: gl.constexpr, WISHES: gl.constexpr = False):
+    """A board that is clear when all receivers have released it; with or without WISHES for a job again."""
     numbers = gl.allocate_shared_memory(gl.int32, [2 * NUMBERS, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    return Board(numbers, barriers(2, 1), barriers(2, RECEIVERS))
+    wishes = numbers
+    if WISHES:
+        wishes = gl.allocate_shared_memory(gl.int32, [2 * RECEIVERS, THREADS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    return Board(numbers, wishes, barriers(2, 1), barriers(2, RECEIVERS), RECEIVERS)

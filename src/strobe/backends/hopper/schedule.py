@@ -41,6 +41,8 @@ def blocks_seen(low_position, high_position, length, prefix, before, after, form
     least = gl.maximum(last_seen(low_position, length, prefix, after, form) + 1, 0)
     if form.tree:
         least = gl.maximum(gl.minimum(least, prefix), 0)
+    if form.steady:  # every row sees a key of the block above the unmasked ones, with which its base is made
+        least = gl.maximum(least - 1, 0)
     low = 0
     full_low = 0
     if form.before:
