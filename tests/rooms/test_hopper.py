@@ -729,9 +729,10 @@ def test_kernels_compile_for_sm90_without_a_gpu() -> None:
         each = D // deep + keys // deep  # products of one block: scores, and the weighted sum
         assert line["loops"] and all(found == [each, 0] for found in line["loops"])
         assert line["spills"] <= (8 if line["tile"][0] == 128 else 64)  # at the ends of a tile; more than two warpgroups have fewer registers
-    # boxes of pages lie where the one box of a block does: 128 rows of 128 bytes of its first columns, then as many of its last
+    # boxes of pages lie where the one box of a block does: 64 rows of 128 bytes of its first columns, then as many of its last
     plain, small, large = (by_name[name]["places"] for name in ("D 128, causal, group of 4", *PAGED))
-    assert [[0, 0], [64, 16384]] in plain
+    assert [[0, 0], [64, 8192]] in plain
     for places, rows in ((small, 16), (large, 64)):
-        boxes = [[column, column // 64 * 16384 + row * 128] for row in range(0, 128, rows) for column in (0, 64)]
-        assert sum(found == boxes for found in places) == 4  # keys and values, of the first block and of those behind it
+        boxes = [[column, column // 64 * 8192 + row * 128] for row in range(0, 64, rows) for column in (0, 64)]
+        # keys and values, of the first block and of those behind it; and queries of two warpgroups, which are 64 rows too
+        assert sum(found == boxes for found in places) == (6 if rows == 64 else 4)

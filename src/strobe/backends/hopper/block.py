@@ -186,7 +186,7 @@ def own_sum(b_x, WIDTH: gl.constexpr):
 
 @gluon.jit
 def wild(b_l, b_o, form: gl.constexpr):
-    """Which threads `[128]` have a sum of weights that came near to what a number can be, or one of values that is none."""
+    """Which threads `[128]` have a sum of weights that came near to what a number can be, or one of values that is not finite."""
     b_none = own_sum(b_o * 0.0, form.value_width)  # NaN, if a sum is not finite
     b_wild = gl.where((b_none == 0.0) & (b_l <= MOST), 0, 1)
     return gl.max(b_wild.reshape([4, 2, 8, 4]), 1).reshape([128])

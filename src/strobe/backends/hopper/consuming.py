@@ -200,9 +200,8 @@ def let_go(mine, turn):
 
 @gluon.jit
 def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.constexpr, form: gl.constexpr):
-    """(greatest score, or the base that took its place, sum of weights, weighted sum, next step, blocks passed by a base that stays) of
-    the rows over the blocks they see: those from the last one down to full high are masked, and those below full low. Threads for which
-    the base went wrong have said so."""
+    """(greatest score, or the base that took its place, sum of weights, weighted sum, next step) of the rows over the blocks they see: those
+    from the last one down to full high are masked, and those below full low. Threads with a sum that went wrong have said so."""
     # else the last block alone is, behind whose keys there are none
     MASKED: gl.constexpr = form.before or form.after or form.prefix or form.steady
     b_first, b_last, low, high, full_low, full_high = seen(rows, jobs, turn, GROUP, form)
@@ -258,8 +257,8 @@ def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.c
         b_o *= LOWERED
     if form.steady:
         if jobs.get(turn, ONLINE) == 0:
-            jobs.wish(turn, GROUP, wild(b_l, b_o, form) & (full_high > full_low))
-    return b_m, of_a_row(b_l, form), b_o, step, full_high - full_low if form.steady else 0
+            jobs.wish(turn, GROUP, wild(b_l, b_o, form))
+    return b_m, of_a_row(b_l, form), b_o, step
 
 
 @gluon.jit
@@ -407,26 +406,33 @@ def hand_over(
 
 
 @gluon.jit
-def finish(
-    b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, steady, scale, inner, results, GROUP: gl.constexpr, form: gl.constexpr,
-):  # fmt: skip
-    """The end of a turn: its rows are handed over, and the board's half is free. Where a sum is not finite, though keys that a row does not
-    see may be why, it is made anew. Rows of a base that went wrong are handed over too, since no thread waits to learn of others, and once
-    more when they are right; a turn that is done again is also that of warpgroups whose rows were, which keep them."""
-    q = mine.tile(turn)
+def mended(b_m, b_o, q, jobs, turn, rows, scale, inner, GROUP: gl.constexpr, form: gl.constexpr):
+    """Weighted sums; made anew where one is not finite, though keys that a row does not see may be why."""
     if form.unseen:
-        if steady == 0:
-            b_zero = gl.sum(b_o * 0.0, 1)  # NaN of a row with a sum that is not finite
-            if gl.max((b_zero != 0.0).to(gl.int32), 0) > 0:
-                b_o = carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP, form)
+        b_zero = gl.sum(b_o * 0.0, 1)  # NaN of a row with a sum that is not finite
+        if gl.max((b_zero != 0.0).to(gl.int32), 0) > 0:
+            b_o = carefully(q, b_m, jobs, turn, rows, scale, inner, GROUP, form)
+    return b_o
+
+
+@gluon.jit
+def finish(
+    b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, scale, inner, results, GROUP: gl.constexpr, form: gl.constexpr,
+):  # fmt: skip
+    """The end of a turn: its rows are handed over, and the board's half is free. Rows with a sum that went wrong are too, since no thread
+    waits to learn of others, and once more when their turn is done again: which is the turn of all its warpgroups, but those whose rows
+    were right keep them."""
+    q = mine.tile(turn)
     if form.steady:
-        mine_too = True
+        here = True
         if jobs.get(turn, ONLINE) != 0:
-            mine_too = jobs.wished(turn, GROUP)
+            here = jobs.wished(turn, GROUP)
             written()
-        if mine_too:
+            b_o = mended(b_m, b_o, q, jobs, turn, rows, scale, inner, GROUP, form)
+        if here:
             hand_over(b_m, b_l, b_o, o, out, lse, sink, rows, q, jobs, turn, scale, inner, results, GROUP, form)
     else:
+        b_o = mended(b_m, b_o, q, jobs, turn, rows, scale, inner, GROUP, form)
         hand_over(b_m, b_l, b_o, o, out, lse, sink, rows, q, jobs, turn, scale, inner, results, GROUP, form)
     jobs.release(turn)
 
@@ -444,7 +450,7 @@ def consume(
     jobs.wait(turn)
     while jobs.get(turn, MORE) != 0:
         to_base_2, to_cap = of_rows(rows, scale, inner, jobs, turn, GROUP, form)
-        b_m, b_l, b_o, step, steady = passed(mine, from_keys, from_values, jobs, turn, rows, step, to_base_2, to_cap, GROUP, form)
+        b_m, b_l, b_o, step = passed(mine, from_keys, from_values, jobs, turn, rows, step, to_base_2, to_cap, GROUP, form)
         if form.before:
             _, _, low, _, _, _ = seen(rows, jobs, turn, GROUP, form)
             step = skip(from_keys, from_values, step, low - jobs.get(turn, LOW))
@@ -452,7 +458,7 @@ def consume(
             if jobs.get(turn, QUERIES) <= GROUP * form.next_tokens:
                 _, _, low, _, _, _ = seen(rows, jobs, turn, GROUP, form)
                 step = skip(from_keys, from_values, step, low - jobs.get(turn, LOW))
-        finish(b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, steady, to_base_2, to_cap, results, GROUP, form)
+        finish(b_m, b_l, b_o, o, out, lse, sink, rows, mine, jobs, turn, to_base_2, to_cap, results, GROUP, form)
         if form.tile.turns == 1:
             let_go(mine, turn)
         turn += 1
