@@ -83,19 +83,24 @@ def test_float8_prompts(D: int, mask: Mask, room: str) -> None:
 
 @pytest.mark.parametrize("room", ["hopper"])
 @pytest.mark.parametrize("D", [64, 128])
+@pytest.mark.parametrize("times", [1, 300])
 @pytest.mark.parametrize("name", ["full", "causal", "window", "prefix"])
-def test_prompts(name: str, D: int, room: str) -> None:
+def test_prompts(name: str, times: int, D: int, room: str) -> None:
+    """Of ordinary scores, and of some so far above the first that tiles are passed again."""
     T, S = 261, 403
-    attention(*(drawn(1, n, heads, D) for n, heads in ((T, 4), (S, 2), (S, 2))), mask=masks(T, S)[name])
-    torch.cuda.synchronize()
+    q, k, v = (drawn(1, n, heads, D) for n, heads in ((T, 4), (S, 2), (S, 2)))
+    k[:, 200:210] *= times
+    assert bool(torch.isfinite(attention(q, k, v, mask=masks(T, S)[name])).all())
 
 
 @pytest.mark.parametrize("room", ["hopper"])
+@pytest.mark.parametrize("times", [1, 300])
 @pytest.mark.parametrize("D", [64, 128])
-def test_prompts_whose_last_tiles_are_shared(D: int, room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_whose_last_tiles_are_shared(D: int, times: int, room: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("strobe.backends.hopper.forms.IDLE", 0)
-    attention(drawn(1, 9001, 4, D), drawn(1, 403, 2, D), drawn(1, 403, 2, D))
-    torch.cuda.synchronize()
+    k = drawn(1, 403, 2, D)
+    k[:, 200:210] *= times
+    assert bool(torch.isfinite(attention(drawn(1, 9001, 4, D), k, drawn(1, 403, 2, D))).all())
 
 
 @pytest.mark.parametrize("room", ["hopper"])

@@ -174,17 +174,21 @@ def follow(counter, index, total, left, form: gl.constexpr):
 
 
 @gluon.jit
-def send_tile(
-    q, k, v, to_queries, to_keys, to_values, jobs, counter, place, turn, step, index, total, left, again, S, table, table_step, pages,
-    form: gl.constexpr,
-):  # fmt: skip
-    """Shows a job, sends its queries, and keys and values from the last block to the first; (step, index of what comes next)."""
+def send_queries(q, to_queries, jobs, place, turn, form: gl.constexpr):
+    """Shows a job, and sends its queries."""
     GROUPS: gl.constexpr = form.tile.groups
-    batch, token, head, low, high, length, k_batch, k_head, k_first = place
+    batch, token, head, _, _, _, _, _, _ = place
     jobs.show(turn)
     for lane in gl.static_range(GROUPS):
         to_queries.send(q, batch, token + lane * form.next_tokens, head + lane * form.next_heads, turn, lane)
 
+
+@gluon.jit
+def send_blocks(
+    k, v, to_keys, to_values, counter, place, step, index, total, left, again, S, table, table_step, pages, form: gl.constexpr
+):  # fmt: skip
+    """Sends a job's keys and values from the last block to the first; (step, index of what comes next)."""
+    _, _, _, low, high, length, k_batch, k_head, k_first = place
     at = k_first + (high - 1) * form.tile.keys
     b_pages = pages_of(table, table_step, pages, k_batch, at, length, S, form)  # pages' sequence is the keys'
     send_block(to_keys, k, b_pages, k_batch, at, k_head, step, form)
@@ -257,9 +261,9 @@ def produce(
                         jobs, turn, tiles, index, whole, last, blocks, block, left, T, S, H, units, section, units_of, group, offsets,
                         starts, lengths, firsts, first, prefix, prefixes, spans, listed, before, after, parts, form,
                     )  # fmt: skip
-                step, index = send_tile(
-                    q, k, v, to_queries, to_keys, to_values, jobs, counter, place, turn, step, index, total, left, again, S, table,
-                    table_step, pages, form,
+                send_queries(q, to_queries, jobs, place, turn, form)
+                step, index = send_blocks(
+                    k, v, to_keys, to_values, counter, place, step, index, total, left, again, S, table, table_step, pages, form
                 )  # fmt: skip
                 turn += 1
         else:
@@ -267,11 +271,11 @@ def produce(
                 jobs, turn, tiles, index, whole, last, blocks, block, left, T, S, H, units, section, units_of, group, offsets, starts,
                 lengths, firsts, first, prefix, prefixes, spans, listed, before, after, parts, form,
             )  # fmt: skip
-            step, index = send_tile(
-                q, k, v, to_queries, to_keys, to_values, jobs, counter, place, turn, step, index, total, left, False, S, table, table_step,
-                pages, form,
-            )  # fmt: skip
+            send_queries(q, to_queries, jobs, place, turn, form)
             turn += 1
+            step, index = send_blocks(
+                k, v, to_keys, to_values, counter, place, step, index, total, left, False, S, table, table_step, pages, form
+            )  # fmt: skip
     if form.divided or form.shared:
         gdc_launch_dependents()  # the merge, which waits on its own
     jobs.clear(turn)

@@ -28,8 +28,8 @@ ROW = gl.constexpr(13)  # place of the first row's lse, or of the first row of a
 HEADS = gl.constexpr(14)  # or rows of all parts; the same in every job, as what follows: on the board they take no registers
 BEFORE = gl.constexpr(15)
 AFTER = gl.constexpr(16)
+NUMBERS = gl.constexpr(17)  # of a job that nobody wants again
 ONLINE = gl.constexpr(17)  # not 0 tells that a tile is passed again, by online softmax (`consuming.steadily`)
-NUMBERS = gl.constexpr(18)  # of a job
 THREADS = gl.constexpr(128)  # of a warpgroup
 
 
@@ -43,14 +43,16 @@ class Board:
     full: gl.shared_memory_descriptor
     empty: gl.shared_memory_descriptor
     receivers: gl.constexpr
+    each: gl.constexpr  # numbers of a turn
 
     @gluon.constexpr_function
-    def __init__(self, numbers, wishes, full, empty, receivers):
+    def __init__(self, numbers, wishes, full, empty, receivers, each):
         self.numbers = numbers
         self.wishes = wishes
         self.full = full
         self.empty = empty
         self.receivers = gl.constexpr(receivers)
+        self.each = gl.constexpr(each)
 
     @gluon.jit
     def clear(self, turn):
@@ -61,13 +63,13 @@ class Board:
     def put(self, turn, which: gl.constexpr, number):
         """Writes a number, by one warp."""
         layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
-        self.numbers.index((turn & 1) * NUMBERS + which).store(gl.full([1], 0, gl.int32, layout=layout) + number)
+        self.numbers.index((turn & 1) * self.each + which).store(gl.full([1], 0, gl.int32, layout=layout) + number)
 
     @gluon.jit
     def read(self, turn, which: gl.constexpr):
         """A number, read by the warp that writes."""
         layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
-        return gl.max(self.numbers.index((turn & 1) * NUMBERS + which).load(layout), 0)
+        return gl.max(self.numbers.index((turn & 1) * self.each + which).load(layout), 0)
 
     @gluon.jit
     def show(self, turn):
@@ -84,7 +86,7 @@ class Board:
     def get(self, turn, which: gl.constexpr):
         """A number, read by a warpgroup."""
         layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-        return gl.max(self.numbers.index((turn & 1) * NUMBERS + which).load(layout), 0)
+        return gl.max(self.numbers.index((turn & 1) * self.each + which).load(layout), 0)
 
     @gluon.jit
     def wish(self, turn, GROUP: gl.constexpr, b_again):
@@ -118,8 +120,9 @@ class Board:
         """The job of an old turn that is wanted again is the one of this turn, whose half of the board may be the same."""
         layout: gl.constexpr = gl.BlockedLayout([4], [32], [1], [0])
         RECEIVERS: gl.constexpr = self.receivers
+        EACH: gl.constexpr = self.each
         if (old ^ turn) & 1 != 0:
-            for which in gl.static_range(NUMBERS):
+            for which in gl.static_range(EACH):
                 self.put(turn, which, self.read(old, which))
             for group in gl.static_range(RECEIVERS):
                 b_again = self.wishes.index((old & 1) * self.receivers + group).load(layout)
@@ -130,8 +133,9 @@ class Board:
 @gluon.jit
 def board(RECEIVERS: gl.constexpr, WISHES: gl.constexpr = False):
     """A board that is clear when all receivers have released it; with or without WISHES for a job again."""
-    numbers = gl.allocate_shared_memory(gl.int32, [2 * NUMBERS, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    EACH: gl.constexpr = NUMBERS + WISHES
+    numbers = gl.allocate_shared_memory(gl.int32, [2 * EACH, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     wishes = numbers
     if WISHES:
         wishes = gl.allocate_shared_memory(gl.int32, [2 * RECEIVERS, THREADS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    return Board(numbers, wishes, barriers(2, 1), barriers(2, RECEIVERS), RECEIVERS)
+    return Board(numbers, wishes, barriers(2, 1), barriers(2, RECEIVERS), RECEIVERS, EACH)
