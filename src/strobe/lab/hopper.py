@@ -34,13 +34,13 @@ class Flash(NamedTuple):
 
 def suite(shapes: list[Shape], flash: Flash) -> list[Callable[[], Work]]:
     """The shapes that the field compares on, windows of 1,024, latent attention's prompts, a packed batch of ragged lengths, a chunk over a
-    cache in pages, documents, and float8."""
+    cache in pages, documents, float8, and scores that grow."""
     longest = max(shape.S for shape in shapes)
     works: list[Callable[[], Work]] = [lambda shape=shape: prompt(shape, flash) for shape in shapes]
     works += [lambda D=D: window(Shape(longest, D, 2048 // D, 2048 // D, True), flash) for D in (64, 128)]
     works += [lambda masked=masked: unequal(longest, masked, flash) for masked in (False, True)]
     works += [lambda D=D, masked=masked: float8(longest, D, masked, flash)[0] for D in (64, 128) for masked in (False, True)]
-    return [*works, lambda: packed(longest), lambda: chunk(longest, flash), lambda: documents(longest)]
+    return [*works, lambda: packed(longest), lambda: chunk(longest, flash), lambda: documents(longest), lambda: growing(longest)]
 
 
 def errors(shapes: list[Shape], flash: Flash) -> list[Callable[[], Row]]:
@@ -148,6 +148,18 @@ def documents(longest: int) -> Work:
     for peer, other in peers.items():
         near("forward", f"{peer}, {case}", (run(),), (other(),))
     return Work(f"forward {case}", run, peers, 2.0 * 16 * 128 * longest * each)
+
+
+def growing(longest: int) -> Work:
+    """A key in the middle whose scores are hundreds above and below all others: every tile behind it is passed again (decision 10)."""
+    shape = Shape(longest, 128, 16, 16, True)
+    q, k, v = arrays(shape, False)
+    far = k.clone()
+    far[:, longest // 2] *= 300
+    run = lambda: attention(q, far, v, mask=Causal())
+    peers = {"ordinary scores": lambda: attention(q, k, v, mask=Causal()), TRITON: elsewhere(run)}
+    near("forward", f"scores that grow, {shape}", (run(),), (peers[TRITON](),))
+    return Work(f"scores that grow, forward {shape}", run, peers)
 
 
 def rounded(x: torch.Tensor) -> Scaled:

@@ -200,8 +200,8 @@ def let_go(mine, turn):
 
 @gluon.jit
 def passed(mine, keys, values, jobs, turn, rows, step, scale, inner, GROUP: gl.constexpr, form: gl.constexpr):
-    """(greatest score, or the base that took its place, sum of weights, weighted sum, next step) of the rows over the blocks they see: those
-    from the last one down to full high are masked, and those below full low. Threads with a sum that went wrong have said so."""
+    """(greatest score, or the base that took its place, sum of weights, weighted sum, next step) of the rows over the blocks they see:
+    those from the last one down to full high are masked, and those below full low. Threads with a sum that went wrong have said so."""
     # else the last block alone is, behind whose keys there are none
     MASKED: gl.constexpr = form.before or form.after or form.prefix or form.steady
     b_first, b_last, low, high, full_low, full_high = seen(rows, jobs, turn, GROUP, form)

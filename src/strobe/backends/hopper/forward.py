@@ -272,10 +272,13 @@ def produce(
                 lengths, firsts, first, prefix, prefixes, spans, listed, before, after, parts, form,
             )  # fmt: skip
             send_queries(q, to_queries, jobs, place, turn, form)
-            turn += 1
+            if form.divided:  # earlier than elsewhere: the machine code that was measured
+                turn += 1
             step, index = send_blocks(
                 k, v, to_keys, to_values, counter, place, step, index, total, left, False, S, table, table_step, pages, form
             )  # fmt: skip
+            if not form.divided:
+                turn += 1
     if form.divided or form.shared:
         gdc_launch_dependents()  # the merge, which waits on its own
     jobs.clear(turn)
@@ -298,7 +301,7 @@ def attend(
     values = channel(v, form.value_rows, form.value_row, form.tile.slots, 1, form.tile.groups)
     if form.narrow:  # results are wider than queries, whose place they take otherwise
         results = gl.allocate_shared_memory(o.dtype, [form.tile.groups, 1, form.tokens, form.pack, form.value_width], o.layout)
-    jobs = board(form.tile.groups, form.steady)
+    jobs = board(form.tile.groups, not form.divided, form.steady)
     rows = addresses(
         k_data, k_strides, v_data, v_strides, tree, tree_step, q_documents, k_documents, spans, table, table_step, pages, T, S, scales, form
     )  # fmt: skip

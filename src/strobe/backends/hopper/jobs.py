@@ -28,7 +28,7 @@ ROW = gl.constexpr(13)  # place of the first row's lse, or of the first row of a
 HEADS = gl.constexpr(14)  # or rows of all parts; the same in every job, as what follows: on the board they take no registers
 BEFORE = gl.constexpr(15)
 AFTER = gl.constexpr(16)
-NUMBERS = gl.constexpr(17)  # of a job that nobody wants again
+NUMBERS = gl.constexpr(17)  # of a job, but for the next one
 ONLINE = gl.constexpr(17)  # not 0 tells that a tile is passed again, by online softmax (`consuming.steadily`)
 THREADS = gl.constexpr(128)  # of a warpgroup
 
@@ -131,9 +131,9 @@ class Board:
 
 
 @gluon.jit
-def board(RECEIVERS: gl.constexpr, WISHES: gl.constexpr = False):
-    """A board that is clear when all receivers have released it; with or without WISHES for a job again."""
-    EACH: gl.constexpr = NUMBERS + WISHES
+def board(RECEIVERS: gl.constexpr, ONLINE_TOO: gl.constexpr = False, WISHES: gl.constexpr = False):
+    """A board that is clear when all receivers have released it; with or without ONLINE among its numbers, and WISHES for a job again."""
+    EACH: gl.constexpr = NUMBERS + ONLINE_TOO
     numbers = gl.allocate_shared_memory(gl.int32, [2 * EACH, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     wishes = numbers
     if WISHES:
