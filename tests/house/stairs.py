@@ -44,12 +44,13 @@ KINDS = (
     Kind("backends/triton/splitting.py", (*HALL, "backends.triton.sizes")),  # the half of the desk that cuts keys
     Kind("backends/triton/sizes.py", HALL),  # the desk's second file: as pure
     Kind("backends/hopper/offer.py", (
-        *HALL, "backends.hopper", "backends.hopper.forms", "backends.hopper.decoding", "backends.hopper.latent_desk", "backends.hopper.predicting",
+        *HALL, "backends.hopper", "backends.hopper.forms", "backends.hopper.tiles", "backends.hopper.decoding", "backends.hopper.latent_desk", "backends.hopper.predicting",
     )),
     Kind("backends/hopper/decoding.py", (*HALL, "backends.hopper.predicting")),  # the half of the desk that is decode's
     Kind("backends/hopper/predicting.py", ()),
     Kind("backends/hopper/latent_desk.py", (*HALL, "backends.hopper.decoding", "backends.hopper.predicting")),  # the part that is latent attention's
-    Kind("backends/hopper/forms.py", HALL),  # the same there
+    Kind("backends/hopper/forms.py", (*HALL, "backends.hopper.tiles")),  # the same there
+    Kind("backends/hopper/tiles.py", ()),
     Kind("backends/*/offer.py", HALL),
     Kind("backends/triton/*", (*HALL, "backends.triton_hash", "backends.{room}", "backends.{room}.*"), ("torch", "triton")),
     Kind("backends/hopper/*", (*HALL, "backends.triton_hash", "backends.{room}", "backends.{room}.*"), ("torch", "triton")),

@@ -1,6 +1,6 @@
 """The Hopper room's kernels run on a CPU, as plain Python over torch: what Gluon's words mean, without a GPU and without Triton.
 
-The sources of `channel.py`, `paging.py`, `jobs.py`, `schedule.py`, `block.py`, `consuming.py` and `forward.py`, or of `latent.py` and what that calls, are
+The sources of `channel.py`, `paging.py`, `jobs.py`, `schedule.py`, `block.py`, `seeing.py`, `finishing.py`, `consuming.py` and `forward.py`, or of `latent.py` and what that calls, are
 executed with a `gl` of this file. Warps are threads of which one runs
 at a time, and who is next is drawn at every barrier; copies and products end when they must or earlier, as drawn. Tiles that are
 being copied hold NaN until the copy has ended, so that what is read too early, or overwritten too early, shows; and where nobody can go
@@ -29,7 +29,8 @@ import strobe
 from strobe.backends.hopper import arguments, latent_desk
 
 ROOM = Path(strobe.__file__).parent / "backends" / "hopper"
-FILES = ("channel.py", "paging.py", "jobs.py", "parts.py", "schedule.py", "scoring.py", "block.py", "consuming.py", "forward.py")
+FILES = ("channel.py", "paging.py", "jobs.py", "parts.py", "schedule.py", "scoring.py", "block.py", "seeing.py", "finishing.py", "consuming.py",
+         "forward.py")
 LATENT = ("channel.py", "paging.py", "jobs.py", "parts.py", "schedule.py", "scoring.py", "block.py", "latent_rows.py", "latent.py")
 
 

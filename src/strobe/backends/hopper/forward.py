@@ -3,7 +3,7 @@
     produce   takes a tile, puts its job on the board, sends queries, keys and values
     parts     with few tiles of rows, each one's blocks of keys are cut into equal parts, which `merge.py` joins
     consume   passes the blocks of keys from the last to the first (`consuming.py`); scores of a block are multiplied while the weighted
-              sum of the one before it still is, and their maximum is taken while it ends
+              sum of the one before it still is
 
 Source: Dao, 2023, arXiv:2307.08691, algorithm 1; Shah et al., 2024, arXiv:2407.08608, sections 3.1 and 3.2.
 """

@@ -4,7 +4,7 @@
                                         3 │ 4 │ 5                                            6 6 · 7 │ 7 of which tile 6 has
                                                                                              7 7 7 7 │   two parts, and so has tile 7
 
-A program leaves of each tile in its share the greatest scores, the sums of weights and the weighted sums (`consuming.leave`), and what is
+A program leaves of each tile in its share the greatest scores, the sums of weights and the weighted sums (`finishing.leave`), and what is
 here joins them. Source: Osama et al., 2023, Stream-K, arXiv:2301.03598.
 """
 
