@@ -728,7 +728,8 @@ def test_kernels_compile_for_sm90_without_a_gpu() -> None:
         D, keys, deep = int(line["what"].split()[1].rstrip(",")), line["tile"][1], 32 if "float8" in line["what"] else 16
         each = D // deep + keys // deep  # products of one block: scores, and the weighted sum
         assert line["loops"] and all(found == [each, 0] for found in line["loops"])
-        assert line["spills"] <= (8 if line["tile"][0] == 128 else 64)  # at the ends of a tile; more than two warpgroups have fewer registers
+        # some at the ends of a tile: more than two warpgroups have fewer registers, and keys of 192 more columns
+        assert line["spills"] <= (64 if line["tile"][0] > 128 else 8 if D == 192 else 0)
     # boxes of pages lie where the one box of a block does: 64 rows of 128 bytes of its first columns, then as many of its last
     plain, small, large = (by_name[name]["places"] for name in ("D 128, causal, group of 4", *PAGED))
     assert [[0, 0], [64, 8192]] in plain

@@ -13,6 +13,7 @@ from strobe import Causal, Prefix, Window
 from strobe.answers import Offer
 from strobe.backends.hopper.forms import form, last_tiles, sharing
 from strobe.backends.hopper.offer import forward as offer
+from strobe.backends.hopper.tiles import STEADY, THREE
 from strobe.machine import installed_triton
 from strobe.problem import Call, key_sides, map_arrays
 from strobe.state import State
@@ -22,13 +23,13 @@ from ..contract.poison import poison_unseen
 from ..contract.rooms import problem_of, run
 from ..contract.tolerance import PROMISED, error, plain
 from .hopper_pretend import words
-from .test_hopper import H200, nodes, pretend
+from .test_hopper import H200, MORE, nodes, pretend
 
 needs_triton = pytest.mark.skipif(installed_triton() is None, reason="Triton is not installed")
 
 GROWING = (
     Case("full", 2, 300, 900, 2, 2, 128),
-    Case("full, three warpgroups", 1, 2100, 700, 1, 1, 64, terms=("sink",)),
+    Case("full, many tiles", 1, 2100, 700, 1, 1, 64, terms=("sink",)),
     Case("full, a group, width 256", 1, 200, 700, 4, 1, 256),
     Case("causal", 1, 500, 900, 4, 2, 128, mask=Causal()),
     Case("causal, four warpgroups", 1, 500, 700, 2, 2, 64, mask=Causal(), terms=("sink",)),
@@ -108,6 +109,18 @@ def test_so_are_parts_of_shared_tiles(units: int, monkeypatch: pytest.MonkeyPatc
 
 
 @needs_triton
+@pytest.mark.parametrize("case", [GROWING[0], GROWING[3]], ids=lambda case: case.name)
+def test_so_are_those_of_three_warpgroups(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These have fewer queries than are worth it."""
+    monkeypatch.setitem(STEADY, 128, THREE)
+    call = grown(case, 3)
+    assert form(problem_of(call)).tile == THREE
+    state, asked = asked_for(call, 3, 3)
+    assert asked > 0
+    near(call, state)
+
+
+@needs_triton
 def test_order_of_warps_and_number_of_multiprocessors_change_no_bit() -> None:
     call = grown(GROWING[3], 3)
     first = pretend(call, 0, 1)
@@ -157,6 +170,6 @@ def test_who_keeps_a_base() -> None:
         return form(asked, answer.splits > 1).steady
 
     assert all(kept(case) for case in (*GROWING, SHARED))
-    assert not kept(GROWING[0], "float16")
+    assert not kept(GROWING[0], "float16") and not kept(MORE[0])
     assert not kept(Case("parts", 2, 24, 1900, 8, 2, 128, mask=Causal()))
     assert not kept(Case("a tree", 2, 24, 1900, 8, 2, 128, mask=nodes))
